@@ -1,4 +1,4 @@
-"""Run the attacks and print one table. The exit code is 1 where one costs more than its aim."""
+"""Runs the attacks and prints one table. The exit code is 1 where one costs more than its bound."""
 
 import argparse
 import asyncio
@@ -31,7 +31,7 @@ ATTACKS: Final[dict[str, Callable[[Path], Awaitable[list[Figure]]]]] = {
 
 
 async def run(checkout: Path, names: list[str]) -> bool:
-    """Run attacks against a checkout, one after the other; return whether all kept their aims."""
+    """Run attacks against a checkout, one after the other; return whether all kept their bounds."""
     found: list[Figure] = []
     for name in names:
         began = time.monotonic()
@@ -45,8 +45,10 @@ async def run(checkout: Path, names: list[str]) -> bool:
 def main() -> int:
     """Read the options, run, print."""
     parser = argparse.ArgumentParser(prog="tests.attacks", description=__doc__)
-    parser.add_argument("--base", type=Path, default=ROOT, help="another checkout, with its .venv")
-    parser.add_argument("--only", action="append", choices=ATTACKS, help="one attack; repeatable")
+    parser.add_argument(
+        "--base", type=Path, default=ROOT, help="folder of another checkout with its .venv"
+    )
+    parser.add_argument("--only", action="append", choices=ATTACKS, help="run one; repeatable")
     options = parser.parse_args()
     names = options.only or list(ATTACKS)
     return 0 if asyncio.run(run(options.base.resolve(), names)) else 1

@@ -2,20 +2,20 @@
 
 from typing import Final
 
-# Everybody else: a person notices no delay that is shorter.
+# Other tenants: a person does not notice a shorter delay.
 OTHERS_P99_MS: Final = 250.0
-# Of everybody else's requests, how many may be refused or fail.
+# How many requests of other tenants may be refused or fail.
 OTHERS_REFUSED: Final = 0
 
 # storage: MiB that a free account without credits may store by creating sessions for half a minute:
 # ten requests a minute of 64 KiB at most.
 SESSIONS_MIB: Final = 2.0
-# MiB that a free account's texts may take: its quota of 50 MB, one text more, and their overhead.
+# MiB of a free account's texts: its quota of 50 MB, one more text, and their overhead.
 CANCELLED_MIB: Final = 55.0
-# Operators' commands that may fail at a full server.
+# How many operators' commands may fail at a full server.
 OPERATORS_FAILED: Final = 0
 
-# conversations: MiB by which the front grows for each page that is read: as for a short one.
+# conversations: MiB by which the front grows for each page that is read, as for a short one.
 PAGE_MIB: Final = 8.0
 # MiB that a worker reads from Redis to answer a short message, however long the conversation: four
 # windows of 300,000 tokens, and two chunks of 16 turns of 0.8 MB, which are read in one go.
@@ -23,10 +23,10 @@ RECALL_MIB: Final = 32.0
 # Seconds that a short message takes in a conversation of many cancelled turns.
 SHORT_SECONDS: Final = 2.0
 
-# folders: starts that use a folder of a stranger's.
+# folders: starts that use a folder of the attacker.
 FOLDERS_TAKEN: Final = 0
 
-# pictures: of another account's messages with a picture, how many may fail.
+# pictures: how many messages of another account with a picture may fail.
 PICTURES_FAILED: Final = 0
 # Seconds that the slowest of them may take.
 PICTURE_SECONDS: Final = 2.0

@@ -20,7 +20,7 @@ _WHERE: Final = f"in a conversation of {_TURNS} cancelled turns of 0.8 MB"
 
 
 async def read_pages(checkout: Path) -> list[Figure]:
-    """Read the longest page of it eight times at once."""
+    """Read the longest page eight times at once."""
     async with (
         targets.running(checkout, Plan()) as target,
         target.customer(await target.key("stranger", "enterprise")) as customer,
@@ -43,7 +43,7 @@ async def read_pages(checkout: Path) -> list[Figure]:
 
 
 async def _read_at_once(customer: ApiClient, path: str) -> tuple[float, float]:
-    """Return the bytes of a page, and how long all took."""
+    """Return the bytes of a page, and the seconds for all of them."""
     began = time.monotonic()
     sizes = await asyncio.gather(*(_page_size(customer, path) for _ in range(_PAGES)))
     return max(sizes), time.monotonic() - began
@@ -59,7 +59,7 @@ async def _page_size(customer: ApiClient, path: str) -> int:
 
 
 async def send_short_messages(checkout: Path) -> list[Figure]:
-    """Send a short message in it: its worker recalls what came before."""
+    """Send short messages in it: the worker reads the earlier turns each time."""
     async with (
         targets.running(checkout, Plan()) as target,
         target.customer(await target.key("stranger", "enterprise")) as customer,
@@ -88,7 +88,7 @@ async def send_short_messages(checkout: Path) -> list[Figure]:
 async def _send_short_messages(
     target: Target, customer: ApiClient, session: str
 ) -> tuple[float, float]:
-    """Say it several times; return the most that one read from Redis, in MiB, and took."""
+    """Send it several times; return the largest read from Redis in MiB, and the longest time."""
     read_mib_max, slowest = 0.0, 0.0
     for _ in range(_MESSAGES):
         before, began = flood.sent_by_redis_mib(target), time.monotonic()

@@ -1,4 +1,4 @@
-"""Raw requests of an attacker, floods of them, and the memory of the processes that they meet."""
+"""Raw HTTP requests of an attacker, floods of them, and the memory of the attacked processes."""
 
 import asyncio
 import json
@@ -17,18 +17,18 @@ _KIB_PER_MIB: Final = 1024
 
 
 class Flood(NamedTuple):
-    """What a flood met: how many answers of each status, and how long it took."""
+    """The results of a flood: responses by status, and the seconds it took."""
 
     answers: Counter[int]
     seconds: float
 
     @property
     def total(self) -> int:
-        """All answers."""
+        """The number of responses."""
         return self.answers.total()
 
     def text(self) -> str:
-        """Return the statuses and how often each came."""
+        """Return the statuses with their counts."""
         return ", ".join(f"{count:,} x {status}" for status, count in sorted(self.answers.items()))
 
 
@@ -54,7 +54,7 @@ async def flood(
     connections: int = CONNECTIONS,
     is_over: Callable[[Counter[int]], bool] = lambda _: False,
 ) -> Flood:
-    """Send a request again and again, on so many lines at once, each as soon as it is answered."""
+    """Repeat a request on several connections, each time as soon as it is answered."""
     answers: Counter[int] = Counter()
     began = time.monotonic()
 
@@ -63,7 +63,7 @@ async def flood(
             try:
                 await _send_until(target, request, began + seconds, answers, is_over)
             except (OSError, asyncio.IncompleteReadError):
-                # Closed, as it may be after a refusal: the next line is another one.
+                # Closed, as it may be after a refusal: open another connection.
                 answers[0] += 1
 
     await asyncio.gather(*(one() for _ in range(connections)))
@@ -98,8 +98,8 @@ def resident_mib(process: Process) -> float:
 
 @contextmanager
 def growth(process: Process) -> Iterator[Callable[[], float]]:
-    """Yield what tells by how many MiB a process has grown at most since."""
-    (Path(f"/proc/{process.pid}") / "clear_refs").write_text("5")  # its peak is counted anew
+    """Yield a function that returns the MiB by which a process has grown at most since."""
+    (Path(f"/proc/{process.pid}") / "clear_refs").write_text("5")  # resets its peak (VmHWM)
     before = resident_mib(process)
     yield lambda: max(0.0, _memory_mib(process, "VmHWM") - before)
 
@@ -112,6 +112,6 @@ def _memory_mib(process: Process, field: str) -> float:
 
 
 def sent_by_redis_mib(target: Target) -> float:
-    """Return how much the server has sent to all its clients so far."""
+    """Return the MiB that the server has sent to all its clients so far."""
     with target.server.raw_client() as raw_client:
         return float(raw_client("INFO", "stats")["total_net_output_bytes"]) / MIB

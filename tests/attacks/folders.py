@@ -1,4 +1,4 @@
-"""A stranger on the same machine who makes the local system's runtime folder before it does."""
+"""An attacker on the same machine who creates the local system's runtime folder first."""
 
 import threading
 from contextlib import suppress
@@ -20,11 +20,11 @@ _SOCKET: Final = "valkey.sock"
 
 
 async def create_folder_first(checkout: Path) -> list[Figure]:
-    """Start `pollux up` again and again beside a stranger; count the folders that were taken."""
+    """Start `pollux up` several times beside an attacker; count the starts in their folder."""
     taken = [await _start_beside_attacker(checkout) for _ in range(_STARTS)]
     return [
         Figure(
-            "a stranger makes the runtime folder of `pollux up` first",
+            "an attacker creates the runtime folder of `pollux up` first",
             f"{sum(taken)} of {_STARTS} starts use it",
             "",
             f"{bounds.FOLDERS_TAKEN}",
@@ -34,7 +34,7 @@ async def create_folder_first(checkout: Path) -> list[Figure]:
 
 
 async def _start_beside_attacker(checkout: Path) -> bool:
-    """Tell whether the server's socket came to lie in a folder that was the stranger's."""
+    """Return whether the server's socket is in a folder that the attacker created."""
     with TemporaryDirectory(prefix="plx") as scratch:
         folder, parent = Path(scratch), Path(scratch) / "tmp"
         parent.mkdir(mode=0o777)
@@ -63,7 +63,7 @@ async def _start_beside_attacker(checkout: Path) -> bool:
 
 
 class FolderAttacker(threading.Thread):
-    """Reads the command lines of the processes, and makes every folder that one of them names."""
+    """Reads the command lines of processes, and creates every folder that one of them names."""
 
     def __init__(self, pid: int, parent: Path) -> None:
         super().__init__(daemon=True)

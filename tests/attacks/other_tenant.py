@@ -1,8 +1,8 @@
-"""Another tenant that goes on working while an attack runs: a program, and who starts it.
+"""Another tenant that keeps working during an attack: a program, and the function that runs it.
 
-Owns an enterprise account that submits twenty short messages a second and looks at every fourth of
-them: far below its limits. Told is how long each request took, and what was refused. It is a
-process of its own, so that it does not wait for the attacker's.
+An enterprise account submits twenty short messages a second and polls every fourth of them: far
+below its limits. Prints how long each request took, and its status. It is a process of its own, so
+that it does not share an event loop with the attacker.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _READY: Final = b"ready\n"
 
 
 class TenantReport(NamedTuple):
-    """What the tenant saw: ms of all its requests, and how many were not answered with 200."""
+    """The tenant's requests: their times in ms, and how many were not answered with 200."""
 
     p50_ms: float
     p99_ms: float
@@ -49,7 +49,7 @@ class TenantReport(NamedTuple):
 
 
 async def run_beside(target: Target, attack: Awaitable[Result]) -> tuple[Result, TenantReport]:
-    """Let the tenant work as long as an attack takes; return what both found."""
+    """Run the tenant for as long as an attack takes; return the results of both."""
     key = await target.key("tenant", "enterprise")
     words = ("-m", "tests.attacks.other_tenant", str(target.port), key.key)
     pipe = asyncio.subprocess.PIPE
@@ -69,7 +69,7 @@ async def run_beside(target: Target, attack: Awaitable[Result]) -> tuple[Result,
 
 
 def summarize(requests: list[tuple[float, str]]) -> TenantReport:
-    """Return what came of requests, each with its seconds and its status."""
+    """Summarize requests, each given by its seconds and its status."""
     took = [seconds * 1000 for seconds, _ in requests]
     statuses = Counter(status for _, status in requests)
     refused = sum(count for status, count in statuses.items() if status != "200")
@@ -78,7 +78,7 @@ def summarize(requests: list[tuple[float, str]]) -> TenantReport:
 
 
 def main() -> None:
-    """Work until standard input ends, then say how long each request took."""
+    """Work until standard input ends, then print the seconds and status of each request."""
     port, key = int(sys.argv[1]), sys.argv[2]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_SECONDS)
     headers = {"x-api-key": key, "content-type": "application/json"}
@@ -104,7 +104,7 @@ def _ask(
     headers: dict[str, str],
     body: str | None,
 ) -> tuple[float, str, dict[str, str]]:
-    """Return the seconds of a request, its status or what went wrong, and the answer."""
+    """Return the seconds of a request, its status or error, and the decoded response."""
     began, status, answer = time.perf_counter(), "", {}
     try:
         connection.request(method, path, body, headers)

@@ -1,4 +1,4 @@
-"""Pictures at a stranger's word: names that no server answers for, and one host called often."""
+"""Pictures at URLs of an attacker: names that no server answers for, and one host called often."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from tests.attacks.target import Key, Plan, Target
 from tests.bench.figures import Figure
 from tests.support import processes
 
-# A name server of one's own must listen at port 53; who may not be root has none of these figures.
+# The name server must listen at port 53, so these attacks need root.
 _RESOLVER: Final = "127.0.0.53"
 _PORT: Final = 53
 _PICTURES: Final = 10
@@ -34,7 +34,7 @@ _PNG: Final = bytes.fromhex(
 
 
 class _NameServer(asyncio.DatagramProtocol):
-    """A name server that knows `pictures.test`, and never answers for any other name."""
+    """A name server that resolves `pictures.test`, and never answers for other names."""
 
     def __init__(self) -> None:
         self._transport: asyncio.DatagramTransport | None = None
@@ -90,7 +90,7 @@ async def _picture_server(port: int, paths: list[str]) -> AsyncIterator[None]:
 
 
 async def silent_names(checkout: Path) -> list[Figure]:
-    """Name ten hosts every six seconds whose name servers are silent; others send a picture."""
+    """Send URLs with ten silent host names every six seconds, while others send a picture."""
     port = processes.free_port()
     plan = Plan(ports=(port,), resolver=_RESOLVER)
     async with (
@@ -149,7 +149,7 @@ async def _send_pictures(
 
 
 async def call_one_host(checkout: Path) -> list[Figure]:
-    """Have one host called with one message of a free account: redirects, failures, retries."""
+    """Make one message of a free account call one host: redirects, failures, retries."""
     port, paths = processes.free_port(), list[str]()
     async with (
         _picture_server(port, paths),

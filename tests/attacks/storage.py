@@ -1,4 +1,4 @@
-"""Filling the server with sessions and with cancelled messages; operators at a full one."""
+"""Fills the server with sessions and with cancelled messages; operators at a full server."""
 
 import json
 import time
@@ -30,7 +30,7 @@ _LARGE_MAXMEMORY_MIB: Final = 256
 
 
 async def create_sessions(checkout: Path) -> list[Figure]:
-    """Create sessions from a free account without credits; then operate a full server."""
+    """Create sessions with a free account without credits; then run commands at a full server."""
     async with targets.running(checkout, Plan(maxmemory_mib=_MAXMEMORY_MIB)) as target:
         revoked_key, dead = await _create_key_and_dead_letter(target)
         free = await target.key("stranger", "free", credits=0)
@@ -51,7 +51,7 @@ async def create_sessions(checkout: Path) -> list[Figure]:
 
 
 async def _fill(target: Target, request: bytes) -> Flood:
-    """Send the request until the server is full or the time is over, and a little longer."""
+    """Send the request until the server is full or the time is over, then pause a little."""
 
     def is_full(answers: Counter[int]) -> bool:
         return answers[_FULL] > 0
@@ -62,7 +62,7 @@ async def _fill(target: Target, request: bytes) -> Flood:
 
 
 async def _create_key_and_dead_letter(target: Target) -> tuple[Key, str]:
-    """Return a key that is to be revoked, and a dead letter that is to be discarded."""
+    """Return a key to revoke, and a dead letter to discard."""
     key = await target.key("customer", "pro")
     async with target.customer(key) as customer:
         status = await customer.submit_and_wait("fails [empty]")
@@ -72,7 +72,7 @@ async def _create_key_and_dead_letter(target: Target) -> tuple[Key, str]:
 
 
 async def _operate_a_full_server(target: Target, revoked_key: Key, dead: str) -> Figure:
-    """Let the operator work where no byte more may be stored."""
+    """Run operators' commands where no further byte may be stored."""
     with target.server.raw_client() as raw_client:
         raw_client("CONFIG", "SET", "maxmemory", max(1, target.stored_bytes() - MIB))
     commands = {
@@ -96,8 +96,8 @@ async def _operate_a_full_server(target: Target, revoked_key: Key, dead: str) ->
 async def submit_and_cancel(checkout: Path) -> list[Figure]:
     """Store long messages that are cancelled while they wait, at no cost.
 
-    The first come quickly, from an account that was of a larger tier then: it would need six
-    minutes for them as a free one.
+    The first are sent quickly by an account of a larger tier, which is then made a free one: as
+    such it would need six minutes for them.
     """
     async with targets.running(checkout, Plan(maxmemory_mib=_LARGE_MAXMEMORY_MIB)) as target:
         key = await target.key("stranger", "pro")
@@ -122,9 +122,9 @@ async def submit_and_cancel(checkout: Path) -> list[Figure]:
 
 
 async def store_cancelled(customer: ApiClient, count: int) -> Json:
-    """Make a conversation of so many long messages that are cancelled; return its first turn.
+    """Create a conversation of `count` long messages that are cancelled; return its first turn.
 
-    A turn that takes its time holds it, so that the others wait until they are cancelled.
+    The first turn takes a minute, so the others wait until they are cancelled.
     """
     first = await customer.submit("hold it [first=60]")
     for _ in range(count):
@@ -134,13 +134,13 @@ async def store_cancelled(customer: ApiClient, count: int) -> Json:
 
 
 async def cancel(customer: ApiClient, receipt: Json) -> None:
-    """End a generation."""
+    """Cancel a generation."""
     path = receipt["poll_url"].replace("/status", "/cancel")
     (await customer.post(path)).raise_for_status()
 
 
 async def _submit_and_cancel(customer: ApiClient, session: str) -> tuple[Counter[str], float]:
-    """Submit and cancel as fast as the front lets it, until the quota is used up."""
+    """Submit and cancel as fast as the front allows, until the quota is used up."""
     answers: Counter[str] = Counter()
     began = time.monotonic()
     fields = {"message": WIDE * CHARACTERS, "session_id": session}

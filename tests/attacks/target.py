@@ -1,7 +1,7 @@
-"""The system that is attacked: of any checkout, started as an operator starts it.
+"""The attacked system, of any checkout, started as an operator starts it.
 
-Owns the processes, their settings and the keys of accounts. A checkout is known by its `pollux`
-command alone, so it may be of any version; what differs between versions is settled here.
+Owns the processes, their settings and the API keys of accounts. A checkout is known by its `pollux`
+command only, so it may be of any version; differences between versions are handled here.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ output_rate = 1.5
 allow = ["127.0.0.0/8"]
 ports = [{ports}]
 """
-# Gives a process a resolv.conf of its own, in a mount namespace that ends with it.
+# Gives a process its own resolv.conf, in a mount namespace that ends with it.
 _WITH_RESOLVER: Final = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
 
 
@@ -60,7 +60,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What an attack needs. `resolver`: the address of the only name server that workers ask."""
+    """What an attack needs. `resolver`: the address of the only name server of workers."""
 
     workers: int = 1
     maxmemory_mib: int | None = None
@@ -83,7 +83,7 @@ class Target:
 
     @property
     def port(self) -> int:
-        """Where the front listens on 127.0.0.1."""
+        """The port of the front on 127.0.0.1."""
         return int(self.url.rpartition(":")[2])
 
     async def pollux(self, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -99,8 +99,8 @@ class Target:
             check=False,
         )
 
-    async def key(self, account: str, tier: str, credits: int = _CREDITS) -> Key:  # noqa: A002  the option's word
-        """Make a key of an account, which is of this tier from now on."""
+    async def key(self, account: str, tier: str, credits: int = _CREDITS) -> Key:  # noqa: A002  as the option is named
+        """Create a key of an account, and set the account's tier."""
         words = ("--account", account, "--tier", tier, "--credits", str(credits), "--json")
         done = await self.pollux("keys", "create", *words)
         assert done.returncode == 0, done.stderr
@@ -108,14 +108,14 @@ class Target:
         return Key(made["key"], made["key_id"])
 
     def customer(self, key: Key) -> ApiClient:
-        """Return a client that shows the key."""
+        """Return a client with the key."""
         headers = {"x-api-key": key.key}
         return ApiClient(
             base_url=self.url, headers=headers, timeout=60.0, verify=NO_TLS, trust_env=False
         )
 
     def stored_bytes(self) -> int:
-        """Return how much memory the server uses."""
+        """Return the memory that the server uses."""
         with self.server.raw_client() as raw_client:
             return int(raw_client("INFO", "memory")["used_memory"])
 
@@ -160,7 +160,7 @@ async def running(checkout: Path, plan: Plan) -> AsyncIterator[Target]:
 def environment_of(
     folder: Path, provider: ScriptedProvider, ports: tuple[int, ...]
 ) -> dict[str, str]:
-    """Write the settings to a folder; return the variables that name them."""
+    """Write the settings file to a folder; return the environment variables."""
     where = folder / "settings.toml"
     where.write_text(_SETTINGS.format(upstream=provider.url, ports=", ".join(map(str, ports))))
     return {

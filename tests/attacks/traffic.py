@@ -1,4 +1,4 @@
-"""Requests that cost the front without being answered well, and lines that are held open."""
+"""Requests that cost the front CPU without being served, and connections that are held open."""
 
 import asyncio
 import json
@@ -27,13 +27,13 @@ _ACCOUNTS: Final = 6
 _BODIES_EACH: Final = 10
 _BODY_BYTES: Final = 4_500_000
 _BODIES_SECONDS: Final = 6.0
-# Declared by five accounts, each within its share: together exactly `api.bodies_bytes_max`.
+# Content lengths of five accounts, each within its share: together `api.bodies_bytes_max`.
 _DECLARED: Final = (*((5_000_000,) * 3 for _ in range(4)), (5_000_000, 2_108_864))
 _KIB_PER_MIB: Final = 1024
 
 
 async def refused(checkout: Path) -> list[Figure]:
-    """Submit from a free account as fast as the front answers, far beyond its ten a minute."""
+    """Submit with a free account as fast as the front answers, far beyond its ten a minute."""
     return await _flood(checkout, "submissions beyond the limit, 100 kB each", {})
 
 
@@ -64,7 +64,7 @@ async def _flood(checkout: Path, name: str, fields: dict[str, str]) -> list[Figu
 
 
 async def _flood_and_measure(target: Target, request: bytes) -> tuple[Flood, float]:
-    """Flood the front; return what was met, and the CPU seconds that it took there."""
+    """Flood the front; return the results, and the CPU seconds of the front."""
     before = target.api.cpu_seconds()
     flooded = await flood.flood(target, request, seconds=_FLOOD_SECONDS)
     return flooded, target.api.cpu_seconds() - before
@@ -93,8 +93,8 @@ async def revoked(checkout: Path) -> list[Figure]:
 
 
 async def _hold_streams(target: Target, key: Key) -> tuple[int, float]:
-    """Return how many streams are still open, and how long after the key's end that was."""
-    body = {"message": "tell [tokens=400 gap=0.1]", "stream": True}
+    """Return how many streams are still open, and the seconds since the key was revoked."""
+    body = {"message": "write [tokens=400 gap=0.1]", "stream": True}
     request = flood.post("/v1/ai/chat", key, body)
     reading = [asyncio.create_task(_read_stream(target, request)) for _ in range(_STREAMS)]
     await SystemClock().sleep(1.0)
@@ -111,7 +111,7 @@ async def _hold_streams(target: Target, key: Key) -> tuple[int, float]:
 
 
 async def _read_stream(target: Target, request: bytes) -> bytes:
-    """Read a stream to its end; return the last of it."""
+    """Read a stream to its end; return the last piece."""
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     try:
         writer.write(request)
@@ -126,7 +126,7 @@ async def _read_stream(target: Target, request: bytes) -> bytes:
 
 
 async def idle_connections(checkout: Path) -> list[Figure]:
-    """Open connections without a key that send half a head, and nothing more."""
+    """Open connections without a key that send half a request head, and nothing more."""
     async with targets.running(checkout, Plan()) as target:
         with flood.growth(target.api) as grown:
             (open_count, seconds), tenant_report = await other_tenant.run_beside(
@@ -151,7 +151,7 @@ async def idle_connections(checkout: Path) -> list[Figure]:
 
 
 def _open_connections(port: int) -> tuple[int, float]:
-    """Return how many are open at the end, and how long after the last was opened that is."""
+    """Return how many are open at the end, and the seconds since the last was opened."""
     with selectors.DefaultSelector() as selector, _half_requests(port) as sockets:
         for socket_ in sockets:
             selector.register(socket_, selectors.EVENT_READ, socket_)
@@ -179,7 +179,7 @@ def _half_requests(port: int) -> Iterator[list[socket.socket]]:
 
 
 def _is_closed(socket_: socket.socket) -> bool:
-    """Tell whether the other side has closed; what it says before is read."""
+    """Return whether the other side has closed; what it sent before is read."""
     try:
         return not socket_.recv(65_536)
     except OSError:
@@ -187,7 +187,7 @@ def _is_closed(socket_: socket.socket) -> bool:
 
 
 async def slow_bodies(checkout: Path) -> list[Figure]:
-    """Hold back the end of large bodies, from several free accounts at once."""
+    """Never send the last byte of large bodies, with several free accounts at once."""
     async with targets.running(checkout, Plan()) as target:
         keys = [await target.key(f"stranger-{n}", "free") for n in range(_ACCOUNTS)]
         with flood.growth(target.api) as grown:
@@ -198,7 +198,7 @@ async def slow_bodies(checkout: Path) -> list[Figure]:
         Figure(
             f"{sent} bodies of {_BODY_BYTES / MIB:.1f} MiB that never end, {_ACCOUNTS} accounts",
             f"front grows by {mib:.0f} MiB",
-            f"{taken} taken, {sent - taken} refused",
+            f"{taken} accepted, {sent - taken} refused",
             f"<= {bounds.BODIES_MIB:g} MiB",
             mib <= bounds.BODIES_MIB,
         ),
@@ -207,7 +207,7 @@ async def slow_bodies(checkout: Path) -> list[Figure]:
 
 
 async def _hold_bodies(target: Target, keys: list[Key]) -> int:
-    """Return how many bodies were being taken at the end."""
+    """Return how many bodies the front was still waiting for at the end."""
     body = json.dumps({"message": "x" * _BODY_BYTES}).encode()
     async with AsyncExitStack() as stack:
         submissions = [
@@ -220,21 +220,21 @@ async def _hold_bodies(target: Target, keys: list[Key]) -> int:
 
 
 async def declared_bodies(checkout: Path) -> list[Figure]:
-    """Declare large bodies from a few free accounts, and send not a byte of them."""
+    """Declare large bodies with a few free accounts, and send only their first byte."""
     async with targets.running(checkout, Plan()) as target:
         keys = [await target.key(f"stranger-{n}", "free") for n in range(len(_DECLARED))]
         taken, tenant_report = await other_tenant.run_beside(target, _declare(target, keys))
     return [
         Figure(
             f"large bodies declared by {len(keys)} accounts, and not sent",
-            f"{taken} of {sum(map(len, _DECLARED))} taken",
+            f"{taken} of {sum(map(len, _DECLARED))} accepted",
         ),
         tenant_report.figure(),
     ]
 
 
 async def _declare(target: Target, keys: list[Key]) -> int:
-    """Return how many bodies were still waited for at the end."""
+    """Return how many bodies the front was still waiting for at the end."""
     async with AsyncExitStack() as stack:
         unfinished = [
             await _send_all_but_last_byte(target, _head(key, size), stack)
@@ -246,7 +246,7 @@ async def _declare(target: Target, keys: list[Key]) -> int:
 
 
 def _head(key: Key, size: int) -> bytes:
-    """Return the head of a request with a body of so many bytes, and the first of them."""
+    """Return the head of a request with a body of `size` bytes, and its first byte."""
     head, _, _ = flood.post("/api/v1/chat", key, b"", content_length=str(size)).partition(
         b"\r\n\r\n"
     )
@@ -256,7 +256,7 @@ def _head(key: Key, size: int) -> bytes:
 async def _send_all_but_last_byte(
     target: Target, request: bytes, stack: AsyncExitStack
 ) -> "asyncio.Task[bytes]":
-    """Send a request but for its last byte; return a task that ends once it is answered."""
+    """Send a request without its last byte; return a task that ends once it is answered."""
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     stack.callback(writer.close)
     writer.write(request[:-1])

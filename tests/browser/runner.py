@@ -1,6 +1,6 @@
-"""The page in Chromium against a whole deployment, from an origin of the settings and from another.
+"""The page in Chromium against a whole deployment, from an allowed origin and from another one.
 
-Owns the deployment, the browser's process and its profile, and what must have been seen.
+Owns the deployment, the browser's process and its profile, and what the page must report.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ _FLAGS: Final = (
     *("--disable-dev-shm-usage", "--disable-extensions", "--no-default-browser-check"),
 )
 _GIVE_UP_SECONDS: Final = 60.0
-# Slow enough that the page hangs up in the middle; with letters of two and four bytes.
+# Slow enough that the page disconnects in the middle; with characters of two and four bytes.
 _MESSAGE: Final = "Grüße 🚀 [tokens=12 gap=0.1]"
 
 
 class PageReport(NamedTuple):
-    """What the page reported from each origin, and the calls of the provider."""
+    """What the page reported from each origin, and the number of upstream calls."""
 
     page: Report
     other_origin: Report
     calls: int
 
     def faults(self) -> list[str]:
-        """Return what is not as it must be."""
+        """Return what differs from what it must be."""
         page = self.page
         answer = page.get("status", ["", ""])[1]
         wanted = {
@@ -62,19 +62,19 @@ class PageReport(NamedTuple):
         if "error" in page:
             found.append(f"error: {page['error']}")
         if self.other_origin != {"error": "TypeError: Failed to fetch"}:
-            found.append(f"the stranger saw {self.other_origin}")
+            found.append(f"the other origin saw {self.other_origin}")
         if self.calls != 1:
-            found.append(f"{self.calls} calls of the provider")
+            found.append(f"{self.calls} upstream calls")
         return found
 
 
 def browsers() -> list[str]:
-    """Return the browser that is installed, if any."""
+    """Return the installed browser, if any."""
     return list(filter(None, map(shutil.which, _NAMES)))[:1]
 
 
 async def run_page(program: str) -> PageReport:
-    """Open the page, with the same page from the other origin in a frame; return what they saw."""
+    """Open the page, with the same page of the other origin in a frame; return their reports."""
     async with site() as page, site() as other_origin:
         with Server() as server, tempfile.TemporaryDirectory() as scratch:
             settings, folder = RedisSettings(url=server.url), Path(scratch)
@@ -93,12 +93,12 @@ async def run_page(program: str) -> PageReport:
 
 @contextmanager
 def _open_page(program: str, profile: Path, url: str) -> Iterator[None]:
-    """Open a page in a browser of its own."""
+    """Open a page in a new browser process."""
     words = [program, *_FLAGS, f"--user-data-dir={profile}", url]
     process = Popen(words, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
     try:
         yield
     finally:
-        # Its own session: the pages are processes of it, and write to the profile until they end.
+        # Kill the process group: pages are processes too, and write to the profile until they end.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

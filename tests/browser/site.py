@@ -13,7 +13,7 @@ Report = dict[str, Any]
 
 
 class Site:
-    """One origin; `settings` are what its page is told."""
+    """One origin; `settings` are what its page reads at the start."""
 
     def __init__(self) -> None:
         self.settings: dict[str, str] = {}
@@ -25,7 +25,7 @@ class Site:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         except asyncio.IncompleteReadError:
-            # Browsers open connections that they may not use.
+            # Browsers open connections that they may never use.
             writer.close()
             return
         method, path, *_ = head.split(" ")

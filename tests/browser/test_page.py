@@ -1,4 +1,4 @@
-"""A page on another origin uses the API in a browser, and one that may not, cannot."""
+"""A page of an allowed origin can use the API in a browser; one of another origin cannot."""
 
 import pytest
 

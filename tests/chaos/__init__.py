@@ -1,22 +1,31 @@
-"""Workers and Redis that die at any moment, and the proof that nobody who waits notices.
+"""Runs in which workers, fronts and Redis are killed, and checks that no client notices.
 
-evidence     what clients were promised, what the upstream was asked, what was seen meanwhile
-ledger       holds Redis against the evidence, invariant by invariant; knows no workload
-nursery      forks workers that are imported once; brood is its keeper in the test's process
-scene        the parts that a run stands on: a server, an upstream, a front, a nursery
-crowd        clients in several accounts that hold conversations, some of which they give up
-survey       what is under way, looked at again and again: the worker, the attempt, the stage
-storm        kills, stops and deploys at seeded times; `python -m tests.chaos --kills 1000 --seed 1`
-shocks       Redis killed, hung or down meanwhile: `--crashes 200`, `--hangs 20`, `--outages 20`
-torn         append-only files cut in the middle, and what a server has then
-poison       messages that kill the worker which runs them, beside some that do not
-boundaries   one scenario, killed before and after each of its store calls
-day          one scenario without processes in which everything happens once
-troubles/    what can befall Redis, and what a running system then makes of it, row by row
-sinks        log sinks that fail: a pipe without a reader, one that is full, a full disk
-ears         a worker's listener kept away while it runs long messages
-upgrade      two checkouts on one Redis, there and back; fleet is its processes, callers its clients
-planted      known faults, each of which the ledger must name
+chat_clients       Clients that hold conversations through one front, and the receipts they got
+checkouts          Fronts and workers of several checkouts on one Redis, as processes
+cut_streams        Program: clients whose streams are cut, and what they have in the end
+damaged_records    Program: messages beside one whose record was damaged
+evidence           What clients were promised, what the upstream was asked, and samples of Redis
+fault_run          A run under injected faults; `python -m tests.chaos --kills 1000 --seed 1`
+fork_server        Program: imports the worker once, and forks one on each request
+full_scenario      One scenario without processes in which everything happens once
+invariants         Checks the evidence against Redis, invariant by invariant; knows no workload
+listener_loss      Program: a worker whose listener is kept away while it runs long messages
+log_sinks          Program: logs into a closed pipe, a full pipe and a full disk
+mixed_clients      Clients of both dialects that call another front with each request
+noisy_neighbour    Program: one account's messages break the upstream while another's run
+planted_faults     Program: known faults, each of which the invariants must name
+poison_messages    Program: messages that kill the worker which runs them
+provider_limits    Program: a provider that takes few calls, or none for a while
+records            Reads what Redis stores of each generation and account after a run
+redis_call_deaths  Program: a worker dies before and after each of its Redis calls
+redis_failures     Program: a table of Redis failures, and what clients see of each
+redis_faults       Kills, hangs and outages of Redis during a run
+sampler            Samples the unfinished generations: worker, attempt, stage
+scene              What a run needs: a server, an upstream, settings, a pool of workers
+torn_files         Program: append-only files cut in the middle, and what a server loads of them
+upgrade            Program: two checkouts on one Redis, there and back
+worker_pool        The workers that a fork server forked: starts, signals, exit codes
 
-The ledger is kept apart from every workload, so that what makes mistakes does not also mark them.
+The invariants are separate from every workload, so that a mistake of a workload does not hide
+itself.
 """

@@ -1,7 +1,7 @@
-"""`python -m tests.chaos --kills 1000 --seed 1`: a run, one table, exit code 1 if anything broke.
+"""`python -m tests.chaos --kills 1000 --seed 1`: one run, one table, exit code 1 if anything broke.
 
-Every option is a field of the plan. Without `--generations` there are 15 for each fault, and more
-for each that lasts.
+Every option is a field of the plan. Without `--generations` there are 15 for each fault, and 120
+for each hang and outage of Redis.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from tests.chaos import fault_run, planted_faults
 from tests.chaos.fault_run import REDIS_FAULTS, WORKER_FAULTS, Kind, Plan, Report
 from tests.chaos.scene import APPENDFSYNC
 
-# So many are sent until the next; Redis' absences stand apart.
+# Generations for each fault; hangs and outages of Redis last longer than the others.
 _PER_FAULT: dict[Kind, int] = {"hang": 120, "outage": 120}
 _PER_OTHER_FAULT = 15
 _GENERATIONS_MIN = 150
@@ -73,11 +73,11 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "ended", ", ".join(f"{count:,} {stage}" for stage, count in sorted(report.stages.items()))
     yield "kills, stops, deploys", ", ".join(str(report.injected[kind]) for kind in WORKER_FAULTS)
     yield (
-        "of Redis: crashes, hangs, outages",
+        "Redis crashes, hangs, outages",
         ", ".join(str(report.injected[one]) for one in REDIS_FAULTS),
     )
     if report.back_ms:
-        yield "accepting again p50 / p99 / max", " / ".join(_quantiles(report.back_ms))
+        yield "first accept p50 / p99 / max", " / ".join(_quantiles(report.back_ms))
     yield "acknowledged writes lost", f"{report.lost_writes} ({report.plan.durability})"
     yield "lost (I1)", str(broken["I1"])
     yield "doubled (I2, I4)", str(broken["I2"] + broken["I4"])
@@ -88,15 +88,15 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "recoveries", f"{len(report.recovered_ms):,} measured, {report.overtaken} overtaken"
     yield "recovery p50 / p99 / max", " / ".join(_quantiles(report.recovered_ms))
     yield "last attempt p50 / p99 / max", " / ".join(_quantiles(report.took_ms))
-    yield "answers that hung", str(report.slow_answers)
-    wasted = f"of which wasted {report.wasted:,} ({report.calls:,} calls)"
+    yield "answers that took too long", str(report.slow_answers)
+    wasted = f"{report.wasted:,} wasted ({report.calls:,} upstream calls)"
     yield "attempts", f"{report.attempts:,}, {wasted}"
-    called = f"of which called an upstream {report.unexplained_calls}"
-    yield "attempts that nothing had caused", f"{report.unexplained_attempts}, {called}"
+    called = f"{report.unexplained_calls} with an upstream call"
+    yield "attempts without a cause", f"{report.unexplained_attempts}, {called}"
     yield "failed", str(report.stages.get("failed", 0))
     yield "attempts consumed by deploys", str(report.consumed_attempts)
     yield "unexpected exit codes", str(report.exits)
-    yield "workers that found no Redis", str(report.failed_starts)
+    yield "workers that did not start", str(report.failed_starts)
     yield "logged by workers", ", ".join(f"{n} {event}" for event, n in report.logged.items())
 
 

@@ -1,8 +1,8 @@
-"""Clients: each holds one conversation after the other, in an account of its own choosing.
+"""Clients that hold conversations through one front, one after the other, each in one account.
 
-Owns what they were promised. Some wait for each answer, some send the next message at once, some
-cancel, some are in no hurry and ask in the batch lane. A client talks as the API's document says
-and does again what the front could not do just then, under the same Idempotency-Key.
+Owns the receipts and ends that they got. Some wait for each answer, some send the next message at
+once, some cancel, some use the batch lane. A client behaves as the OpenAPI document says, and
+repeats a request that was answered 429 or 503 under the same Idempotency-Key.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ Json = dict[str, Any]
 
 
 class ChatClients:
-    """The clients of a run. `wanted` messages are sent, more while it `goes_on`, then all end.
+    """The clients of a run: they send `wanted` messages, and more while `goes_on` is set.
 
-    `on_accepted` hears of each message that is in, with when it was sent (monotonic seconds).
+    `on_accepted` is called with the monotonic time at which each accepted message was sent.
     """
 
     def __init__(self, scene: Scene, url: str, *, wanted: int, clients: int, seed: int) -> None:
@@ -55,11 +55,11 @@ class ChatClients:
 
     @property
     def is_done(self) -> bool:
-        """Whether as many messages were sent as were wanted."""
+        """Whether enough messages were sent."""
         return self.sent >= self._wanted and not self.goes_on
 
     async def open(self, names: tuple[str, ...]) -> None:
-        """Open the accounts, each with a key and more credits than it can spend."""
+        """Create the accounts, each with a key and more credits than it can spend."""
         redis = self._scene.settings.redis
         accounts = Accounts(self._scene.redis, redis, b"", self.clock)
         for name in names:
@@ -69,7 +69,7 @@ class ChatClients:
             self._scene.evidence.granted[name] = _CREDITS
 
     async def hold_conversations(self) -> None:
-        """Let all clients talk until enough was sent and answered."""
+        """Run all clients until enough messages were sent and answered."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._clients):
                 group.create_task(self._client(random.Random(self._chance.random())))
@@ -90,7 +90,7 @@ class ChatClients:
     async def post(
         self, client: httpx.AsyncClient, path: str, body: Json | None = None
     ) -> httpx.Response:
-        """Send, and send again while the front says that it cannot just now."""
+        """Send, and repeat while the front answers 429 or 503."""
         headers = {"idempotency-key": ids.new_id()}
         sent_at = self.clock.monotonic()
         answer = await client.post(path, json=body, headers=headers)
@@ -105,26 +105,26 @@ class ChatClients:
         return answer
 
     async def pause(self, seconds: float) -> None:
-        """Let time pass for one client."""
+        """Sleep."""
         await self.clock.sleep(seconds)
 
     def note_accepted(self, accepted_message: AcceptedMessage) -> None:
-        """Keep a receipt."""
+        """Note an accepted message."""
         self._scene.evidence.accepted_messages.append(accepted_message)
 
     def note_cancel(self, generation: str, *, is_over: bool) -> None:
-        """Note that a cancel was confirmed, now; Redis' time is this machine's."""
+        """Note the time of a confirmed cancel; Redis uses this machine's clock."""
         self._scene.evidence.cancelled[generation] = self.clock.now_ms()
         if is_over:
             self._scene.evidence.cancelled_at_once.add(generation)
 
     def note_end(self, generation: str, shown: ShownEnd) -> None:
-        """Note what a client was told of an end."""
+        """Note the end that a client was shown."""
         self._scene.evidence.shown[generation] = shown
 
 
 class ChatClient:
-    """One client in its conversation."""
+    """One client."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class ChatClient:
         self._chance = chance
 
     async def converse(self) -> None:
-        """Hold one conversation; no message is sent while two have no answer."""
+        """Hold one conversation with at most two unanswered messages."""
         session: str | None = None
         receipts: list[Json] = []
         for _ in range(self._chance.randint(1, _TURNS_MAX)):
@@ -173,13 +173,13 @@ class ChatClient:
     async def _cancel(self, receipt: Json) -> None:
         await self._all.pause(self._chance.uniform(0, 1))
         answer = await self._all.post(self._client, receipt["cancel_url"])
-        # What had ended before cannot be cancelled any more.
+        # A generation that has ended cannot be cancelled.
         if answer.status_code == httpx.codes.OK:
             is_over = answer.json()["state"] == "cancelled"
             self._all.note_cancel(receipt["message_id"], is_over=is_over)
 
     async def _wait_for_ends(self, receipts: list[Json]) -> None:
-        """Wait for the end of each, and keep what was told; what never ends is not waited for."""
+        """Wait for the end of each and note it; stop waiting after `_GIVE_UP_SECONDS`."""
         for receipt in receipts:
             ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
             while (status := await self._poll(receipt["poll_url"]))["state"] == "processing":

@@ -1,7 +1,7 @@
 """Fronts and workers of several checkouts on one Redis, started as an operator starts them.
 
-Owns the processes: of which checkout each is, their starts, kills and ends, and what they logged.
-A checkout is known by its `pollux` command alone, so it may be of any version.
+Owns the processes: their checkout, starts, kills and ends, and what they logged. A checkout is
+known by its `pollux` command only, so it may be of any version.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _LOUD_LEVELS: Final = {"warning", "error", "critical"}
 
 
 class Checkout(NamedTuple):
-    """An installed version: what it is called here, and its `pollux` command."""
+    """An installed version: its name in this run, and its `pollux` command."""
 
     name: str
     command: Path
@@ -67,7 +67,7 @@ class CheckoutProcesses:
         self.bad_exits: list[str] = []
 
     def members(self, kind: Kind, checkout: Checkout | None = None) -> list[CheckoutProcess]:
-        """Return the running ones of a kind, of one checkout or of all."""
+        """Return the running processes of a kind, of one checkout or of all."""
         return [
             member
             for member in self._running
@@ -101,7 +101,7 @@ class CheckoutProcesses:
         """Kill a front or a worker with -9 and start another of its checkout."""
         kind = self._chance.choice(KINDS)
         running = self.members(kind)
-        # Somebody must be left whom clients can ask.
+        # One front and one worker must be left for the clients.
         if len(running) > 1:
             member = self._chance.choice(running)
             self._running.remove(member)
@@ -111,7 +111,7 @@ class CheckoutProcesses:
             await self.start(kind, member.checkout)
 
     async def stop_all(self, checkout: Checkout) -> None:
-        """Ask all of a checkout to go, one after the other, and wait until each has ended."""
+        """Send SIGTERM to each process of a checkout in turn, and wait until it has ended."""
         for member in [each for each in self._running if each.checkout == checkout]:
             self._running.remove(member)
             member.is_expected_to_end = True
@@ -119,15 +119,15 @@ class CheckoutProcesses:
             await waiting.until(
                 lambda: not member.process.is_running,  # noqa: B023  awaited here
                 _END_SECONDS,
-                what="the end of a process that was asked to go",
+                what="the end of a process after SIGTERM",
             )
             code = await member.process.wait_until_ended()
-            # A front raises the signal again once it is done.
+            # A front raises the signal again once it has shut down.
             if code not in {0, -signal.SIGTERM}:
                 self.bad_exits.append(f"{member.checkout.name} {member.kind} ended with {code}")
 
     def note_ended(self) -> None:
-        """Note the processes that ended though nobody asked them to."""
+        """Note the processes that ended without a signal of this run."""
         self.bad_exits += [
             f"{member.checkout.name} {member.kind} ended by itself"
             for member in self._started
@@ -135,7 +135,7 @@ class CheckoutProcesses:
         ]
 
     def logged(self) -> dict[tuple[str, str, str], int]:
-        """Count loud lines by checkout, level and event; a line that is no JSON is critical."""
+        """Count warnings and errors by process, level and event; no JSON counts as critical."""
         found: Counter[tuple[str, str, str]] = Counter()
         for member in self._started:
             for level, event in _loud_lines(member.process.text()):

@@ -1,4 +1,4 @@
-"""A server that planted faults may leave in any state: no ledger is asked about it afterwards."""
+"""A server that planted faults may leave in any state: no invariants are checked on it."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,6 @@ from tests.support.redis_server import Server
 
 @pytest.fixture(scope="session")
 def marked_server() -> Iterator[Server]:
-    """Return a server for what the test itself judges; each takes a prefix of its own."""
+    """Return a server whose contents the tests check themselves, each under its own prefix."""
     with Server() as server:
         yield server

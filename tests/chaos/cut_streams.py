@@ -1,9 +1,9 @@
-"""Followers whose connections are cut, many times: `python -m tests.chaos.cut_streams`.
+"""Clients whose streams are cut many times: `python -m tests.chaos.cut_streams`.
 
-Each follows a generation through one of two fronts, reads a chance number of bytes, drops the line
-in the middle of whatever it was, and goes on at the other after the last event that it has whole.
-With `--kills N` a worker or a front is killed with -9 now and then, and replaced. Owns the verdict:
-what such a follower has in the end is what is stored, and its numbers only rise.
+Each follows a generation through one of two fronts, closes the connection after a random number of
+bytes, and resumes at a random front after the last complete event. With `--kills N` a worker or a
+front is killed with -9 once a second, N times, and replaced. Checks that the text a client has in
+the end is the stored one, and that its event ids only rise.
 
 The exit code is 1 if any answer differs.
 """
@@ -38,7 +38,7 @@ _BETWEEN_KILLS_SECONDS: Final = 1.0
 
 
 class Tally(msgspec.Struct):
-    """What was seen: cuts, answers, how many connections met nobody, and what was wrong."""
+    """Counts of a run: `refused` are connections that failed, `faults` what was wrong."""
 
     cuts: int = 0
     answers: int = 0
@@ -49,7 +49,7 @@ class Tally(msgspec.Struct):
 
 
 async def run(cuts: int, *, seed: int, kills: int = 0, followers: int = FOLLOWERS) -> Tally:
-    """Let them follow until there were so many cuts and kills."""
+    """Follow generations until there were this many cuts and kills."""
     tally, chance = Tally(), random.Random(seed)
     async with system_rig.running(workers=_WORKERS) as system, _fronts(system) as fronts:
         killing = asyncio.create_task(fronts.kill_some(kills, chance, tally))
@@ -65,7 +65,7 @@ async def run(cuts: int, *, seed: int, kills: int = 0, followers: int = FOLLOWER
 
 
 async def _follow_one(system: Rig, fronts: "_Fronts", chance: random.Random, tally: Tally) -> None:
-    """Submit a message, follow its answer to the end through many cuts, and judge it."""
+    """Submit a message, follow its answer to the end through many cuts, and check it."""
     async with httpx.AsyncClient(headers=system.headers, verify=NO_TLS, trust_env=False) as http:
         message = f"{chance.random()} [tokens={_TOKENS} gap={_GAP_SECONDS}]"
         key = {"idempotency-key": str(chance.random())}
@@ -91,7 +91,7 @@ async def _read_until_cut(
     chance: random.Random,
     tally: Tally,
 ) -> list[ReceivedEvent]:
-    """Read as many bytes as chance wants and drop the line; return the events that are whole."""
+    """Read a random number of bytes and close; return the complete events."""
     headers = {"last-event-id": received[-1].id} if received else {}
     read, cut_at = b"", chance.randint(1, _READ_BYTES_MAX)
     try:
@@ -109,22 +109,22 @@ async def _read_until_cut(
 
 
 def _faults(received: list[ReceivedEvent], stored: str) -> list[str]:
-    """Return what a follower would complain of."""
+    """Return what is wrong with the events that a client received."""
     numbers = [tuple(int(part) for part in one.id.split("-")) for one in received]
     found = []
     if text_of(received) != stored:
-        found.append(f"heard {text_of(received)!r}, stored {stored!r}")
+        found.append(f"received {text_of(received)!r}, stored {stored!r}")
     if received[-1].name == "completed" and received[-1].payload["message"]["content"] != stored:
-        found.append("the end tells another answer")
+        found.append("the last event has another answer")
     if numbers != sorted(set(numbers)):
-        found.append(f"numbers do not rise: {[one.id for one in received]}")
+        found.append(f"ids do not rise: {[one.id for one in received]}")
     if [one.name for one in received if one.name in ENDS] != [received[-1].name]:
-        found.append(f"not one end: {[one.name for one in received]}")
+        found.append(f"not exactly one end: {[one.name for one in received]}")
     return found
 
 
 class _Fronts:
-    """Two fronts, and the rig's workers, of which one now and then is killed and replaced."""
+    """Two fronts and the rig's workers; any of them may be killed and replaced."""
 
     def __init__(self, system: Rig, stack: AsyncExitStack) -> None:
         self._system = system
@@ -133,7 +133,7 @@ class _Fronts:
         self._workers = list(system.workers)
 
     def url(self, chance: random.Random) -> str:
-        """Return where one of them listens."""
+        """Return the URL of a random front."""
         return chance.choice(self._fronts)[0]
 
     async def add(self) -> None:
@@ -146,7 +146,7 @@ class _Fronts:
         self._fronts.append((url, front))
 
     async def kill_some(self, kills: int, chance: random.Random, tally: Tally) -> None:
-        """Kill a worker, a front, a worker..., each replaced before the next dies."""
+        """Kill a worker and a front in turn; each is replaced before the next kill."""
         for number in range(kills):
             await SystemClock().sleep(_BETWEEN_KILLS_SECONDS)
             if number % 2:
@@ -168,7 +168,7 @@ class _Fronts:
         headers: dict[str, str] | None = None,
         body: object = None,
     ) -> Json:
-        """Say a request again, to whichever front lives, until it is answered."""
+        """Send a request to random fronts until one answers."""
         while True:
             url = random.choice(self._fronts)[0] + path
             try:
@@ -204,7 +204,7 @@ def main() -> int:
     sys.stdout.write(
         f"seed {options.seed}, {clock.monotonic() - began:.0f} s: {tally.cuts:,} cuts,"
         f" {tally.answers:,} answers, {tally.kills} kills, {tally.resets} resets,"
-        f" {tally.refused:,} lines met nobody, {len(tally.faults)} answers differ\n"
+        f" {tally.refused:,} connections failed, {len(tally.faults)} answers differ\n"
     )
     for fault in tally.faults[:10]:
         sys.stdout.write(f"{fault}\n")

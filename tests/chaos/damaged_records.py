@@ -1,9 +1,8 @@
 """Messages beside one whose record was damaged: how many are answered.
 
-`python -m tests.chaos.damaged_records` plays each kind of damage on one worker process and one
-partition:
-one message is accepted and its record damaged, then 20 messages of two accounts follow. Prints how
-many of the 20 were answered within some seconds. The exit code is 1 unless all were.
+`python -m tests.chaos.damaged_records` tries each kind of damage on one worker process and one
+partition: one message is accepted and its record damaged, then 20 messages of two accounts follow.
+Prints how many of the 20 were answered within 10 s. The exit code is 1 unless all were.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ from tests.worker.front import Front
 
 MESSAGES: Final = 20
 _SECONDS: Final = 10.0
-# What a record suffers, as a command on its key; in the last one the key becomes a list.
+# Commands on the key of a record; the last kind makes the key a list.
 DAMAGE: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "record deleted": (("DEL",),),
     "number is no number": (("HSET", "number", "x"),),
@@ -51,7 +50,7 @@ async def _play(server: Server, folder: Path, damage: str) -> int:
 
 
 def main() -> int:
-    """Play every kind of damage and print what came of it."""
+    """Try every kind of damage and print how many messages were answered."""
     is_all = True
     with Server() as server, tempfile.TemporaryDirectory() as folder:
         for damage in DAMAGE:

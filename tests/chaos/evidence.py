@@ -1,9 +1,9 @@
-"""What must be true, as those know it who stand outside: promises, questions, sights.
+"""What is known about a run without reading Redis: receipts, upstream calls, samples.
 
-Owns how a question and an answer are worded: every question carries its account's canary and its
-own name, every word of an answer the number of the upstream call that made it. So a text alone
-tells whose it is, what it answers, which call wrote it, and whether a word is missing or doubled.
-Refuses to look into Redis.
+Owns how questions and answers are worded: every question contains its account's canary word and a
+unique name, every word of an answer the number of the upstream call that produced it. So a text
+alone shows whose it is, what it answers, which call wrote it, and whether a word is missing or
+doubled. Does not read Redis.
 """
 
 import re
@@ -22,7 +22,7 @@ _CALL: Final = re.compile(r" (\d+):\d+")
 
 
 class AcceptedMessage(NamedTuple):
-    """A receipt that a client holds: these ids, for this question. Per session in their order."""
+    """A message for which a client has a receipt. Those of a session are in order."""
 
     account: str
     session: str
@@ -31,7 +31,7 @@ class AcceptedMessage(NamedTuple):
 
 
 class UpstreamCall(NamedTuple):
-    """One upstream call: which question, how long the answer is, what was said before it."""
+    """One upstream call: its question, the length of its answer, and earlier user messages."""
 
     call: int
     question: str
@@ -40,12 +40,12 @@ class UpstreamCall(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """The whole answer that the upstream makes."""
+        """The whole answer of the upstream."""
         return f"[{self.question}]" + "".join(f" {self.call}:{at}" for at in range(self.words))
 
 
 class Sample(NamedTuple):
-    """A generation under way, as it was at one moment; `calls` are those its text stems from."""
+    """An unfinished generation at one moment; `calls` are the upstream calls in its text."""
 
     generation: str
     stage: Stage
@@ -54,7 +54,7 @@ class Sample(NamedTuple):
 
 
 class ShownEnd(NamedTuple):
-    """The end of a generation as its client was told."""
+    """The end of a generation that its client was shown."""
 
     state: State
     content: str
@@ -64,9 +64,9 @@ class ShownEnd(NamedTuple):
 class Evidence:
     """All that is known from outside. `granted` in microcredits by account, times in Redis' ms.
 
-    `cancelled` is when a cancel was confirmed, by generation; `called_off` are those that were
-    ended by it at once. `disturbed` counts how often something befell a generation's holder; None
-    where that was not watched.
+    `cancelled` is when a cancel was confirmed, by generation; `cancelled_at_once` are those that it
+    ended at once. `disturbed` counts the faults that hit the worker of each generation; None where
+    they were not recorded.
     """
 
     granted: dict[str, int] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Evidence:
     disturbed: Counter[str] | None = None
 
     def note_upstream_call(self, user_messages: Iterable[str], words: int) -> UpstreamCall:
-        """Note an upstream call by the user's messages it brought; return what to answer."""
+        """Note an upstream call with these user messages; return it with its answer."""
         *history, question = user_messages
         upstream_call = UpstreamCall(len(self.upstream_calls), question, words, tuple(history))
         self.upstream_calls.append(upstream_call)
@@ -90,14 +90,14 @@ class Evidence:
         return Counter(upstream_call.question for upstream_call in self.upstream_calls)
 
     def histories(self) -> dict[str, list[tuple[str, ...]]]:
-        """Return what each question's calls were told of before."""
+        """Return the earlier user messages of each question's calls."""
         found: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
         for upstream_call in self.upstream_calls:
             found[upstream_call.question].append(upstream_call.history)
         return found
 
     def sessions(self) -> dict[str, list[AcceptedMessage]]:
-        """Return the promises of each session, in the order in which they were given."""
+        """Return the accepted messages of each session in order."""
         found: defaultdict[str, list[AcceptedMessage]] = defaultdict(list)
         for accepted_message in self.accepted_messages:
             found[accepted_message.session].append(accepted_message)
@@ -105,7 +105,7 @@ class Evidence:
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """An invariant that does not hold, what it is about, and what was found."""
+    """An invariant that does not hold: the generation or account, and what was found."""
 
     invariant: str
     about: str
@@ -117,26 +117,26 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def question(account: str, name: str) -> str:
-    """Word a question of an account; no two have the same name."""
+    """Return a question of an account; names are unique."""
     return f"{canary(account)} {name}"
 
 
 def canary(account: str) -> str:
-    """Return the word that no other account may ever see."""
+    """Return the word that no other account may see."""
     return f"canary-{account}"
 
 
 def canaries_in(text: str) -> set[str]:
-    """Return the canaries that a text carries."""
+    """Return the canary words in a text."""
     return set(_CANARY.findall(text))
 
 
 def calls_in(text: str) -> tuple[int, ...]:
-    """Return the numbers of the calls that made an answer's words, each once, in their order."""
+    """Return the numbers of the upstream calls whose words are in a text, each once, in order."""
     return tuple(dict.fromkeys(int(call) for call in _CALL.findall(text)))
 
 
 def question_in(answer: str) -> str | None:
-    """Return the question that an answer repeats first; None while it has not come so far."""
+    """Return the question that an answer starts with; None while it is incomplete."""
     head, end, _ = answer.partition("]")
     return head.removeprefix("[") if end else None

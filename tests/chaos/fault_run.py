@@ -1,13 +1,13 @@
-"""A run: clients talk while workers are killed, stopped and replaced, and Redis falls and hangs.
+"""A run: clients talk while workers are killed, stopped and replaced, and Redis crashes and hangs.
 
-Owns the faults and their times, and the figures of what they did. Refuses to say whether all held:
-that is the ledger's, asked once nothing is under way any more.
+Owns the faults and their times, and the counts of what they caused. Does not judge: `invariants`
+does, once nothing is unfinished.
 
-DESIGN. Faults follow the clients' progress as well as the clock: the k-th is not thrown before its
-share of the messages was sent, so that a slow machine is not hit faster than it can work; and the
-clients talk on until the last has been thrown. A slot
-whose worker is killed or told to go gets the next worker at once; one that ended because it found
-no Redis is started again, as a supervisor would. What befalls Redis goes on while workers die.
+DESIGN. Faults follow the clients' progress as well as the clock: fault k of n is not injected
+before k/n of the messages were sent, so that a slow machine is not hit faster than it can work; and
+the clients go on until the last fault has been injected. A slot whose worker is killed or gets
+SIGTERM gets the next worker at once; one that exited because Redis was away is started again, as a
+supervisor would. Faults of Redis overlap with those of workers.
 """
 
 import asyncio
@@ -51,10 +51,11 @@ REDIS_FAULTS: Final[tuple[RedisFault, ...]] = get_args(RedisFault)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is asked for. `per_second` bounds the faults, `fault` is planted in workers.
+    """The options of a run. `per_second` limits the rate of faults, `fault` is planted in workers.
 
-    Workers are killed, stopped, deployed; Redis is killed and started again at once (`crashes`),
-    stands still (`hangs`), or is away (`outages`).
+    Workers are killed, stopped (SIGSTOP past their leases) and replaced (`deploys`); Redis is
+    killed and restarted at once (`crashes`), stopped for 5 s (`hangs`), or down for 3 s
+    (`outages`).
     """
 
     kills: int = 0
@@ -75,7 +76,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     worker: WorkerSettings = WorkerSettings(concurrency=64, grace_seconds=0.4)
 
     def faults(self) -> list[Kind]:
-        """Return the faults in their seeded order."""
+        """Return the faults in the order that the seed gives."""
         wanted: dict[Kind, int] = {
             "kill": self.kills,
             "stop": self.stops,
@@ -90,7 +91,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def absent_seconds(self) -> float:
-        """How long Redis is away at a time, or falls so often that no lease lapses."""
+        """How long Redis is away at most; crashes in a row keep leases from lapsing for 10 s."""
         lengths = (
             HUNG_SECONDS * bool(self.hangs),
             DOWN_SECONDS * bool(self.outages),
@@ -100,7 +101,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a run. Times in milliseconds, sorted."""
+    """The results of a run. Times in milliseconds, sorted."""
 
     plan: Plan
     seconds: float
@@ -126,23 +127,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def slow_answers(self) -> int:
-        """How many answers took far longer than the upstream and Redis' absences ever do."""
+        """How many answers took far longer than the upstream and Redis' absences explain."""
         longest_ms = _HUNG_MS + 2_000 * self.plan.absent_seconds
         return sum(ms > longest_ms for ms in self.took_ms)
 
     @property
     def failed_ready(self) -> int:
-        """How many workers could not start, though Redis was there all the time."""
+        """How many workers did not start although Redis was available all the time."""
         return 0 if any(self.injected[kind] for kind in REDIS_FAULTS) else self.failed_starts
 
     @property
     def needless_calls(self) -> int:
-        """How many answers were asked for again where nothing befell a worker, but Redis alone."""
+        """How many upstream calls were repeated in a run with faults of Redis only."""
         return 0 if any(self.injected[kind] for kind in WORKER_FAULTS) else self.unexplained_calls
 
 
 class FaultRun:
-    """The workers of a run, and what befalls them and Redis."""
+    """The workers of a run, and the faults of workers and of Redis."""
 
     def __init__(self, scene: Scene, plan: Plan, chat_clients: ChatClients) -> None:
         self.sampler = Sampler(scene)
@@ -162,7 +163,7 @@ class FaultRun:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run_to_end(self) -> None:
-        """Go through all of it: workers, clients, faults, and the end of everything."""
+        """Start workers, run clients and faults, and shut everything down."""
         await self._start()
         watching = asyncio.create_task(self._watch_workers())
         try:
@@ -179,7 +180,7 @@ class FaultRun:
             await self._scene.pool.until_ready(child)
 
     async def _inject_faults(self) -> None:
-        """Throw every fault, none before its time."""
+        """Inject every fault, none before its time."""
         faults = self._plan.faults()
         for number, kind in enumerate(faults):
             await self._clock.sleep(self._chance.expovariate(self._plan.per_second))
@@ -191,7 +192,7 @@ class FaultRun:
         self._chat_clients.goes_on = False
 
     async def _inject(self, kind: Kind) -> None:
-        """Let one thing happen to Redis or to a worker."""
+        """Inject one fault into Redis or a worker."""
         worker_faults: dict[WorkerFault, Callable[[int], Awaitable[None]]] = {
             "kill": self._kill,
             "stop": self._stop,
@@ -204,7 +205,7 @@ class FaultRun:
                 await self.redis_faults.inject(kind)
 
     async def _watch_workers(self) -> None:
-        """Look on until cancelled, and start again who ended by himself."""
+        """Sample until cancelled, and restart workers that exited."""
         while True:
             await self.sampler.sample()
             for slot, child in enumerate(self._slots):
@@ -213,7 +214,7 @@ class FaultRun:
             await self._clock.sleep(_SAMPLE_SECONDS)
 
     async def _wait_until_idle(self) -> None:
-        """Wait until nothing is under way, or nothing more will end, then let all workers go."""
+        """Wait until nothing is unfinished, or time is up; then terminate all workers."""
         await asyncio.gather(*self._under_way)
         with contextlib.suppress(AssertionError):
             await waiting.until(self._is_idle, _IDLE_SECONDS, what="quiescence")
@@ -234,7 +235,7 @@ class FaultRun:
         return not await self.sampler.sample()
 
     async def _choose_slot(self, kind: WorkerFault) -> int:
-        """Choose a slot whose worker runs; not too many may be stopped at once."""
+        """Choose a slot whose worker runs; at most half of them may be stopped at once."""
 
         def candidates() -> list[int]:
             running = [
@@ -250,7 +251,7 @@ class FaultRun:
 
     async def _kill(self, slot: int) -> None:
         child = self._slots[slot]
-        # Redis' time is this machine's.
+        # Redis uses this machine's clock.
         at_ms = self._clock.now_ms()
         child.kill()
         self._slots[slot] = self._fork_worker()
@@ -276,7 +277,7 @@ class FaultRun:
         self._start_task(self._follow_replaced(child))
 
     async def _follow_replaced(self, child: WorkerChild) -> None:
-        """Follow a worker that was told to go; what it still holds then is an attempt consumed."""
+        """Follow a worker after SIGTERM; what it still holds at its exit is an attempt consumed."""
         while not child.ended_event.is_set():
             self.sampler.count_disturbance(await self.sampler.held_by(child.id))
             await self._clock.sleep(_SAMPLE_SECONDS)
@@ -290,7 +291,7 @@ class FaultRun:
 
 
 async def run(plan: Plan) -> Report:
-    """Carry a plan out and return what came of it."""
+    """Carry out a plan and return the results."""
     clock = SystemClock()
     async with running_scene(
         plan.worker,
@@ -312,7 +313,7 @@ async def run(plan: Plan) -> Report:
 
 @asynccontextmanager
 async def _front(scene: Scene) -> AsyncIterator[str]:
-    """Run a front as a process of its own."""
+    """Run a front as a process."""
     port = processes.free_port()
     url = f"http://127.0.0.1:{port}"
     with Process(["api", "--port", str(port)], scene.environment, Path(os.devnull)):
@@ -328,10 +329,10 @@ async def _front(scene: Scene) -> AsyncIterator[str]:
 
 
 def _count_logged(scene: Scene) -> dict[str, int]:
-    """Count what the workers logged at which an operator would look up."""
+    """Count the warnings and errors of the workers by event."""
     events: Counter[str] = Counter()
     for line in scene.worker_log().splitlines():
-        # A line that was cut by a kill says nothing.
+        # A kill may have cut a line.
         with contextlib.suppress(msgspec.DecodeError):
             events[str(msgspec.json.decode(line, type=dict[str, object]).get("event"))] += 1
     return dict(events)

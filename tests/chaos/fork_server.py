@@ -1,15 +1,15 @@
-"""A process that imports the worker once and forks a worker for every word it hears.
+"""A program that imports the worker once and forks a worker on each request.
 
-Owns the children: their start, the news of their end, and that none outlives it. Refuses to decide
-anything: which worker is forked, killed or replaced is the brood's to say, in `brood.py`.
+Owns the child processes: their start, the report of their exit, and that none outlives it. Decides
+nothing: `worker_pool` says which worker is forked, killed or replaced.
 
-Hears lines on standard input, msgpack in hex: a `Birth`. Says lines on standard output:
-`born KEY PID`, `named KEY PID ID` once a worker is ready, `gone KEY CODE` (negative: the signal).
+Reads lines from standard input, msgpack in hex: a `ForkRequest`. Writes lines to standard output:
+`forked KEY PID`, `ready KEY PID ID` once a worker is ready, `exited KEY CODE` (negative: a signal).
 
-DESIGN. Python takes half a second of CPU to import a worker, a fork a few milliseconds; a thousand
-workers are killed in one run. The nursery has one thread, so a fork copies no lock that somebody
-holds. A child dies with the nursery, whatever the nursery dies of (PR_SET_PDEATHSIG), and the
-nursery kills all and ends when its input does, whatever the brood's process dies of.
+DESIGN. Python takes half a second of CPU to import a worker, a fork a few milliseconds; one run
+kills a thousand workers. The fork server has one thread, so a fork copies no held lock. A child
+dies with the fork server, however that dies (PR_SET_PDEATHSIG); and the fork server kills all
+children and ends when its standard input closes, however the test process dies.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ _READ_BYTES: Final = 65_536
 
 
 class ForkRequest(msgspec.Struct, frozen=True):
-    """A worker to fork: its environment, where its log goes, and the traps laid in it.
+    """A worker to fork: its environment, its log file and its hooks.
 
-    A trap is `module:function` and a text to call it with, in the child alone.
+    A hook is `module:function` and the text to call it with, in the child only.
     """
 
     key: str
@@ -50,7 +50,7 @@ _decode = msgspec.msgpack.Decoder(ForkRequest).decode
 
 
 class ForkServer:
-    """The loop: births from standard input, deaths from the kernel."""
+    """The loop: fork requests from standard input, exits of children from SIGCHLD."""
 
     def __init__(self) -> None:
         self._children: dict[int, str] = {}
@@ -60,10 +60,10 @@ class ForkServer:
         os.set_blocking(self._woken, False)
 
     def run(self) -> None:
-        """Serve until standard input ends; then kill whoever is left."""
+        """Serve until standard input ends; then kill the remaining children."""
         signal.set_wakeup_fd(self._woken)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        # What is there now is never garbage; a child that leaves it alone shares its pages.
+        # The imported modules are never garbage; a collector that skips them keeps pages shared.
         gc.freeze()
         while self._serve():
             pass
@@ -71,7 +71,7 @@ class ForkServer:
             os.kill(pid, signal.SIGKILL)
 
     def _serve(self) -> bool:
-        """Hear one thing; False once the input has ended."""
+        """Handle one event; return False once the input has ended."""
         ready, _, _ = select.select([0, self._wake], [], [])
         if self._wake in ready:
             os.read(self._wake, _READ_BYTES)
@@ -101,7 +101,7 @@ class ForkServer:
 
 
 def _run_worker(fork_request: ForkRequest, parent: int) -> NoReturn:
-    """Be a worker, as `python -m worker` is one, and never return into the nursery's loop."""
+    """Run a worker like `python -m worker`; never return to the fork server's loop."""
     code = 70
     try:
         _die_with_parent(parent)
@@ -111,7 +111,7 @@ def _run_worker(fork_request: ForkRequest, parent: int) -> NoReturn:
             getattr(importlib.import_module(module), name)(text)
         code = entry.main()
     finally:
-        # No exit handler runs here.
+        # os._exit runs no exit handler.
         logs.flush()
         os._exit(code)
 
@@ -124,7 +124,7 @@ def _die_with_parent(parent: int) -> None:
 
 
 def _detach(fork_request: ForkRequest) -> None:
-    """Let go of what is the nursery's own: its input, its signals, its arguments."""
+    """Drop what belongs to the fork server: its input, its signals, its arguments."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with open(os.devnull, "rb") as nothing, open(fork_request.log, "ab") as log:  # noqa: PTH123  by number
@@ -137,7 +137,7 @@ def _detach(fork_request: ForkRequest) -> None:
 
 
 def _announce(key: str) -> None:
-    """Tell the worker's id once it is ready to hear signals."""
+    """Write the worker's id once its signal handlers are installed."""
     original = arq_worker.PolluxWorker.async_run
 
     async def run_and_announce(self: Worker) -> None:
@@ -145,7 +145,7 @@ def _announce(key: str) -> None:
         id_ = self.id
 
         async def on_startup(ctx: dict[Any, Any]) -> None:  # noqa: ARG001  arq's own word
-            # The worker goes on to set its signals up before the loop turns again.
+            # The worker installs its signal handlers before the next turn of the loop.
             loop = asyncio.get_running_loop()
             loop.call_soon(_print_line, f"ready {key} {os.getpid()} {id_}")
 

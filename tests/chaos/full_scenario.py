@@ -1,9 +1,9 @@
 """One scenario without processes in which everything happens once, in a few milliseconds.
 
-Owns the words of a front, of workers and of a reaper, said straight to the Redis functions: two
-accounts talk, a worker is taken for dead and writes on, another drains, an upstream fails, a caller
-cancels what a dead worker holds, the server stalls. Time is moved, never waited for. Refuses to
-judge: whatever an answer is, the day goes on, and the ledger looks at what is left.
+Calls the Redis functions as a front, workers and a reaper do: two accounts talk, a worker is taken
+for dead and writes on, another drains, an upstream fails, a client cancels what a dead worker
+holds, the server stalls. Times in Redis are moved instead of waited for. Does not judge: whatever a
+function replies, the scenario goes on, and `invariants` checks what is left.
 """
 
 from collections import Counter
@@ -47,23 +47,23 @@ Ending = Literal["completed", "failed"]
 
 
 class Attempt(NamedTuple):
-    """A claim, and the upstream's answer to it."""
+    """A claim, and the upstream call of it."""
 
     claimed: Claimed
     upstream_call: UpstreamCall
 
     @property
     def words(self) -> list[str]:
-        """The answer in the pieces in which it comes."""
+        """The answer in pieces, as it is appended."""
         head, *words = self.upstream_call.answer.split("] ")
         return [f"{head}]", *(f" {word}" for word in " ".join(words).split())]
 
 
 class FullScenario:
-    """A day at one desk, and the evidence that it leaves.
+    """The scenario on one partition, and its evidence.
 
-    `sent` are the messages that were posted, accepted or not yet; `callers` the generation and the
-    attempt of each upstream call.
+    `sent` are the messages that were posted, accepted or not yet; `call_attempts` the generation
+    and the attempt of each upstream call.
     """
 
     def __init__(self, queue: RedisFunctions, evidence: Evidence | None = None) -> None:
@@ -74,7 +74,7 @@ class FullScenario:
         self._seqs: Counter[tuple[str, int]] = Counter()
 
     async def run(self) -> Evidence:
-        """Live through it and come to rest."""
+        """Run the scenario until nothing is unfinished."""
         for account in ("ann", "bob"):
             self.evidence.granted[account] = _GRANT
             await self.queue.grant(_GRANT, account)
@@ -91,14 +91,14 @@ class FullScenario:
     # What happens
 
     async def plain_conversations(self) -> None:
-        """Two accounts at once, three turns each, the later ones queued behind the first."""
+        """Two accounts at once, three turns each; the later turns wait for the first."""
         for number in range(3):
             for account in ("ann", "bob"):
                 await self.send_message(account, "plain", number)
         await self.run_until_idle()
 
     async def append_after_lost_lease(self) -> None:
-        """A worker stalls past its lease and writes on while another has taken over."""
+        """A worker stalls past its lease and appends while another has taken over."""
         await self.send_message("ann", "late words")
         for first in await self.claim("worker-1"):
             for word in range(3):
@@ -110,7 +110,7 @@ class FullScenario:
                 await self.end(second, appended=2)
 
     async def settle_after_lost_lease(self) -> None:
-        """A worker stalls past its lease and ends its answer while another makes its own."""
+        """A worker stalls past its lease and settles while another has taken over."""
         await self.send_message("bob", "late end")
         for first in await self.claim("worker-1"):
             await self.append_words(first, 0, 2)
@@ -121,7 +121,7 @@ class FullScenario:
                 await self.end(second, appended=1)
 
     async def drain(self) -> None:
-        """A worker is told to go in the middle of an answer."""
+        """A worker releases its attempt in the middle of an answer, as on SIGTERM."""
         await self.send_message("ann", "drain")
         for first in await self.claim("worker-1"):
             await self.append_words(first, 0, 3)
@@ -137,7 +137,7 @@ class FullScenario:
             await self.end(attempt, appended=2, ending="failed")
 
     async def cancel_with_dead_worker(self) -> None:
-        """A caller cancels what a worker holds that is dead already."""
+        """A client cancels what a dead worker holds."""
         ticket = await self.send_message("ann", "cancelled")
         for attempt in await self.claim("worker-1"):
             await self.append_words(attempt, 0, 2)
@@ -148,7 +148,7 @@ class FullScenario:
         await self.run_until_idle()
 
     async def server_stall(self) -> None:
-        """The server answers nobody for longer than a lease; then reaps come before beats."""
+        """The server stalls for longer than a lease; then a reap comes before the heartbeat."""
         await self.send_message("bob", "stall")
         for attempt in await self.claim("worker-1"):
             await self.append_words(attempt, 0, 2)
@@ -162,7 +162,7 @@ class FullScenario:
             await self.end(attempt, appended=2)
 
     async def run_until_idle(self) -> None:
-        """Reap, claim and answer until there is nothing more to claim."""
+        """Reap, claim and answer until nothing is left to claim."""
         for _ in range(_ROUNDS_MAX):
             await self.queue.reap()
             attempts = await self.claim("worker-3", count=8)
@@ -171,10 +171,10 @@ class FullScenario:
             for attempt in attempts:
                 await self.end(attempt, appended=2)
 
-    # The words of those who take part
+    # What the front and the workers do
 
     async def send_message(self, account: str, name: str, number: int = 0) -> Ticket:
-        """Send a message into the session of that name, as the front would."""
+        """Send a message into the session of that name, as the front does."""
         asked = question(account, f"{name} {number}")
         session = f"{account}-{name.replace(' ', '-')}"
         ticket = Ticket(account, session, f"{session}-{number}")
@@ -193,13 +193,13 @@ class FullScenario:
         return ticket
 
     async def claim(self, worker: str, count: int = 1) -> list[Attempt]:
-        """Take what is ready and call the upstream for each."""
+        """Claim what is ready and call the upstream for each."""
         claimed = await self.queue.claim(count, worker=worker, lease_ms=_LEASE_MS)
         await self.queue.reap()
         return [Attempt(one, await self._call_upstream(one)) for one in claimed]
 
     async def _call_upstream(self, claimed: Claimed) -> UpstreamCall:
-        """Call the upstream with the completed questions of the session, as a worker would."""
+        """Call the upstream with the completed questions of the session, as a worker does."""
         asked = decode_user(claimed.user_message).content
         (accepted_message,) = [
             one for one in self.evidence.accepted_messages if one.generation == claimed.id
@@ -215,7 +215,7 @@ class FullScenario:
         return self.evidence.note_upstream_call([*completed_questions, asked], _WORDS)
 
     async def append_words(self, attempt: Attempt, first: int, last: int) -> None:
-        """Append the words `first` to `last` of the answer, and look at what there is then."""
+        """Append the words `first` to `last` of the answer, and take a sample."""
         claimed = attempt.claimed
         text = "".join(attempt.words[first:last])
         ask = functions.AppendAsk(
@@ -229,18 +229,18 @@ class FullScenario:
             progress=1,
         )
         self._seqs[claimed.id, claimed.attempt] += 1
-        # What Redis refuses outright is an attempt that failed, as to a worker.
+        # An error of Redis is a failed attempt, as in a worker.
         with suppress(StoreError):
             await functions.append(self.queue.redis, self.queue.root, ask)
         await self.observe(claimed)
 
     def _next_seq(self, claimed: Claimed) -> int:
-        """Return the next event's number; a later attempt's first came with its claim."""
+        """Return the next event's number; a later attempt's first one came with its claim."""
         completed_questions = self._seqs[claimed.id, claimed.attempt]
         return completed_questions + (1 if claimed.attempt == 1 else 2)
 
     async def end(self, attempt: Attempt, *, appended: int, ending: Ending = "completed") -> None:
-        """Append what is left of the answer, unless it failed, and settle."""
+        """Append the rest of the answer, unless it failed, and settle."""
         if ending == "completed":
             await self.append_words(attempt, appended, len(attempt.words))
             appended = len(attempt.words)
@@ -274,7 +274,7 @@ class FullScenario:
         await self.observe(claimed)
 
     async def observe(self, claimed: Claimed) -> None:
-        """See what is to be seen of a generation now."""
+        """Take a sample of a generation."""
         found = await self.queue.find(claimed.account, claimed.id)
         if found is not None:
             stage = msgspec.convert(found.record["stage"], Stage)
@@ -288,7 +288,7 @@ class FullScenario:
     # Time
 
     async def expire_lease(self, attempt: Attempt) -> None:
-        """Let a worker's lease run out, and be seen."""
+        """Let a worker's lease lapse, and reap."""
         self.count_disturbance(attempt)
         await self.move_lease_end_to_past(attempt)
         await self.queue.reap()
@@ -299,7 +299,7 @@ class FullScenario:
         await self.queue.redis.call("ZADD", keys.LEASES(self.queue.root), "XX", 1, name)
 
     def count_disturbance(self, attempt: Attempt) -> None:
-        """Note that something befell the holder, so that another attempt is no surprise."""
+        """Note a fault of the holder, which explains another attempt."""
         if self.evidence.disturbed is not None:
             self.evidence.disturbed[attempt.claimed.id] += 1
 

@@ -1,17 +1,17 @@
-"""The invariants, one by one: what Redis holds against what was promised, asked and seen.
+"""The invariants, one by one: Redis compared with receipts, upstream calls and samples.
 
 I1   every accepted generation has ended
-I2   it ended once, in its record, its stream, its message and what its client was told
-I3   credits: granted = balance + settled, nothing held, each answer charged its own price once
-I4   the upstream is called at most once an attempt, and an attempt fails only by what befell it
-I5   streams have no gap, and their text is the answer stored
+I2   it ended once: in its record, its stream, its message and what its client was shown
+I3   credits: granted = balance + settled, nothing held, each answer charged once at its own price
+I4   the upstream is called at most once an attempt, and each further attempt has a cause
+I5   streams have no gap, and their text is the stored answer
 I6   no account sees a word of another's
-I7   no word of an attempt that had lost its token is to be seen
-I8   nothing is left under way: no lease, slot, queue entry or key
-I9   stages moved along the table only, and what was cancelled was not begun again
+I7   no word of an attempt that had lost its token is visible
+I8   nothing is left over: no lease, slot, queue entry or key
+I9   stages moved along the transition table only, and nothing began after its cancel
 I10  a session's answers come one after the other, each to its own question
 
-To be asked when nothing is under way any more. Refuses to repair, and to know any workload.
+Called when nothing is unfinished any more. Repairs nothing, and knows no workload.
 """
 
 from collections import Counter, defaultdict
@@ -72,9 +72,10 @@ def check(
 
 
 class Tally(NamedTuple):
-    """How many ended in each stage, how often each was claimed, and how long its last claim took.
+    """How many ended in each stage, the claims of each, and how long its last claim took.
 
-    Times in milliseconds, sorted. `unkept` counts what a client was told and is not so.
+    Times in milliseconds, sorted. `lost_writes` counts generations that differ from what their
+    client was shown.
     """
 
     stages: dict[str, int]
@@ -84,7 +85,7 @@ class Tally(NamedTuple):
 
 
 def tally(raw_client: RawClient, settings: RedisSettings, evidence: Evidence) -> Tally:
-    """Count what became of all that was promised."""
+    """Count the ends of all accepted messages."""
     stages: Counter[str] = Counter()
     attempts = {}
     took_ms = []
@@ -99,7 +100,7 @@ def tally(raw_client: RawClient, settings: RedisSettings, evidence: Evidence) ->
 
 
 def dump(raw_client: RawClient, settings: RedisSettings) -> list[str]:
-    """Return the record and the stream of every generation that has not ended, promised or not."""
+    """Return the record and the stream of every generation that has not ended."""
     found = []
     for root in records.roots(settings):
         names = raw_client.names(keys.GENERATION(root, "*", "*"))
@@ -138,7 +139,7 @@ def _ended_once(case: Case, _: Evidence) -> Iterator[str]:
     elif type(ends[0].event).__name__.lower() != stage:
         yield f"its record says {stage}, its stream {ends[0].event}"
     if case.assistant is None:
-        yield "it has no assistant's message"
+        yield "it has no assistant message"
     elif case.assistant.status != stage:
         yield f"its record says {stage}, its message {case.assistant.status}"
 
@@ -146,7 +147,7 @@ def _ended_once(case: Case, _: Evidence) -> Iterator[str]:
 def _as_shown_to_client(case: Case, evidence: Evidence) -> Iterator[str]:
     name, stage = case.accepted_message.generation, case.record.get("stage")
     if name in evidence.cancelled_at_once and stage != "cancelled":
-        yield f"its client was told that it is cancelled, and it is {stage}"
+        yield f"its client was shown cancelled, and it is {stage}"
     shown = evidence.shown.get(name)
     if shown is None or case.assistant is None:
         return
@@ -175,21 +176,21 @@ def _gapless(case: Case, _: Evidence) -> Iterator[str]:
 
 
 def _stream_matches_message(case: Case, evidence: Evidence) -> Iterator[str]:
-    """What a follower has is what is stored; a whole answer is the whole of one call's."""
+    """The streamed text is the stored one; a completed answer is all of one upstream call's."""
     if case.assistant is None:
         return
     content = case.assistant.content
     followed = "".join(piece.text for piece in case.visible())
     if followed != content:
-        yield f"its stream tells {followed!r}, its message {content!r}"
+        yield f"its stream has {followed!r}, its message {content!r}"
     calls = calls_in(content)
     known = [evidence.upstream_calls[call] for call in calls if call < len(evidence.upstream_calls)]
     if len(calls) > 1 or len(known) != len(calls):
-        yield f"its message is of the calls {calls}"
+        yield f"its message has words of the calls {calls}"
     elif known and not known[0].answer.startswith(content):
         yield f"its message has lost or doubled words: {content!r}"
     elif case.record["stage"] == "completed" and [one.answer for one in known] != [content]:
-        yield f"it is completed with a part only: {content!r}"
+        yield f"it is completed with a part of the answer: {content!r}"
 
 
 def _no_foreign_words(case: Case, _: Evidence) -> Iterator[str]:
@@ -197,29 +198,29 @@ def _no_foreign_words(case: Case, _: Evidence) -> Iterator[str]:
     texts += [said.content for said in (case.user, case.assistant) if said is not None]
     foreign = canaries_in(" ".join(texts)) - {canary(case.accepted_message.account)}
     if foreign:
-        yield f"{case.accepted_message.account} reads of {sorted(foreign)}"
+        yield f"{case.accepted_message.account} sees {sorted(foreign)}"
 
 
 def _no_stale_words(case: Case, _: Evidence) -> Iterator[str]:
-    """Each epoch tells of one call, and what is stored was told under the last token."""
+    """Each epoch has the words of one call, and the stored text is of the last attempt."""
     text_of: defaultdict[int, str] = defaultdict(str)
     for entry in case.entries:
         if isinstance(entry.event, events.Delta):
             text_of[entry.epoch] += entry.event.text
     for epoch, text in text_of.items():
         if len(calls_in(text)) > 1:
-            yield f"epoch {epoch} tells of the calls {calls_in(text)}"
+            yield f"epoch {epoch} has words of the calls {calls_in(text)}"
     if not case.entries or case.entries[-1].epoch != case.attempt:
         return
     stale = sorted({piece.epoch for piece in case.visible()} - {case.attempt})
     if stale:
-        yield f"attempt {case.attempt} ended it, and the words of {stale} are to be seen"
+        yield f"attempt {case.attempt} ended it, and words of the attempts {stale} are visible"
     kept = set(calls_in(case.assistant.content if case.assistant else ""))
     earlier = {
         call for epoch, text in text_of.items() if epoch < case.attempt for call in calls_in(text)
     }
     if kept & earlier:
-        yield f"attempt {case.attempt} ended it with what an earlier one had made"
+        yield f"attempt {case.attempt} ended it with words of an earlier one"
 
 
 Rule = Callable[[Case, Evidence], Iterator[str]]
@@ -244,7 +245,7 @@ def _check_calls(cases: dict[str, Case], evidence: Evidence) -> Iterator[Finding
         if evidence.disturbed is not None and attempts > 1 + evidence.disturbed[name]:
             disturbances = evidence.disturbed[name]
             yield Finding(
-                "I4", name, f"{attempts} attempts, though only {disturbances} were disturbed"
+                "I4", name, f"{attempts} attempts, but only {disturbances} were disturbed"
             )
     for upstream_call in evidence.upstream_calls:
         said = " ".join((upstream_call.question, *upstream_call.history))
@@ -255,7 +256,7 @@ def _check_calls(cases: dict[str, Case], evidence: Evidence) -> Iterator[Finding
 
 
 def _check_samples(cases: dict[str, Case], samples: Iterable[Sample]) -> Iterator[Finding]:
-    """See that each generation went on along the table, and that an attempt has one text."""
+    """Each generation moves along the transition table, and each attempt has one call's text."""
     last: dict[str, Sample] = {}
     written: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
     ends = (
@@ -276,7 +277,7 @@ def _check_samples(cases: dict[str, Case], samples: Iterable[Sample]) -> Iterato
 
 
 def _can_lead_to(stage: Stage, following: Stage) -> bool:
-    """Tell whether the table leads from a stage to another, in any number of steps."""
+    """Return whether the table leads from a stage to another, in any number of steps."""
     reached, fresh = {stage}, {stage}
     while fresh:
         fresh = set().union(*(TRANSITIONS[each] for each in fresh)) - reached
@@ -285,7 +286,7 @@ def _can_lead_to(stage: Stage, following: Stage) -> bool:
 
 
 def _check_order(cases: Sequence[Case], evidence: Evidence) -> Iterator[Finding]:
-    """See that a session's turns are its questions, answered one after the other."""
+    """A session's turns are its questions, answered one after the other."""
     free_ms = 0
     for number, case in enumerate(cases, 1):
         name = case.accepted_message.generation
@@ -316,7 +317,7 @@ def _own_turn(case: Case, number: int) -> Iterator[str]:
 def _check_histories(
     cases: Sequence[Case], histories: Mapping[str, list[tuple[str, ...]]]
 ) -> Iterator[Finding]:
-    """See that each call brought the completed questions before its own, in their order."""
+    """Each call had the completed questions before its own as its history, in order."""
     before: tuple[str, ...] = ()
     for case in cases:
         question = case.accepted_message.question
@@ -341,7 +342,7 @@ def _check_credits(
     if granted != evidence.granted[account]:
         yield Finding("I3", account, f"was granted {evidence.granted[account]}: {credit_totals}")
     if held or granted != balance + settled:
-        yield Finding("I3", account, f"the books do not add up: {credit_totals}")
+        yield Finding("I3", account, f"the credits do not add up: {credit_totals}")
     if (settled, settled + overrun) != (captured, cost):
         yield Finding("I3", account, f"answers cost {cost}, {captured} captured: {credit_totals}")
 
@@ -356,4 +357,4 @@ def _left_over(
             if family.end == "deleted":
                 pattern = family(root, *("*" for _ in family.parts))
                 names = raw_client.names(pattern)[:_NAMES_SHOWN_MAX]
-                yield from (Finding("I8", name, "is left though nothing runs") for name in names)
+                yield from (Finding("I8", name, "is left although nothing runs") for name in names)

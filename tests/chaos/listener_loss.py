@@ -1,12 +1,12 @@
-"""A worker's listener that is kept away while the worker runs three long messages.
+"""A worker loses its Redis listener while it runs three long messages.
 
-Owns three scenes: a server that is at its most connections when the listener has to come back, a
-user that loses the channels of workers, and twenty cuts of the connection in eight seconds.
+Tries three losses: the server has reached `maxclients` when the listener reconnects, the ACL user
+loses the channels of workers, and twenty cuts of the connection in eight seconds.
 `python -m tests.chaos.listener_loss` prints a line for each, and returns 1 if a message was lost.
 
-DESIGN. One worker process with a user of its own on the server; the test's own connection is
-another's, and is open before the trouble begins. A message is lost if it failed; one that was taken
-from a live worker has more than one attempt.
+DESIGN. One worker process with an ACL user of its own; the test's own connection is another user's
+and is open before the loss. A message is lost if it failed; one that was taken from a live worker
+has more than one attempt.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ _FINAL: Final = frozenset({"completed", "failed"})
 
 
 class Outcome(NamedTuple):
-    """What became of the messages: how many failed, how many attempts there were, and a late one.
+    """The results: how many messages failed, how many attempts there were, and a late message.
 
-    That was sent while the listener was away: whether it was claimed then.
+    The late one was sent during the loss: whether it was claimed then, and its last stage.
     """
 
     crashed: int
@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 
 
 async def observe(kind: Kind, folder: Path) -> Outcome:
-    """Play one scene to the end of all messages."""
+    """Run one kind of loss until all messages have ended."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(Server())
         provider = await stack.enter_async_context(ScriptedProvider())
@@ -75,10 +75,10 @@ async def observe(kind: Kind, folder: Path) -> Outcome:
         front = Front(redis, settings)
         tickets = [await front.submit(f"message {each}") for each in range(MESSAGES)]
         await waiting.until(lambda: len(provider.requests) == MESSAGES, what="the calls")
-        # By then leases have been renewed: the connection of the beats is open.
+        # Leases have been renewed by then: the connection of the heartbeat is open.
         await SystemClock().sleep(2 * settings.worker.beat_seconds)
         async with _listener_kept_away(kind, redis, settings):
-            # What is claimed in the moment of the cut says nothing.
+            # A claim at the moment of the cut proves nothing.
             await SystemClock().sleep(_SETTLE_SECONDS)
             late = await front.submit("late")
             await SystemClock().sleep(_LOSS_SECONDS)
@@ -99,7 +99,7 @@ def _settings(url: str, upstream: str) -> Settings:
 
 
 async def _stages(front: Front, tickets: list[Ticket]) -> list[str]:
-    """Wait until all have ended, and return how."""
+    """Wait until all have ended, and return their stages."""
 
     async def found() -> list[str] | None:
         stages = [(await front.record(each))["stage"] for each in tickets]
@@ -136,7 +136,7 @@ async def _cut(redis: Redis, count: int, seconds: float) -> None:
 
 
 async def main() -> int:
-    """Play every scene and print what was seen; return 1 if a message was lost."""
+    """Try every loss and print the results; return 1 if a message was lost."""
     is_clean = True
     for kind in get_args(Kind):
         with tempfile.TemporaryDirectory() as name:

@@ -1,8 +1,8 @@
-"""Log sinks that fail under a running system: what callers then see of it.
+"""Log sinks that fail under a running system: what clients see of it.
 
-Owns the sinks: a pipe whose reader has gone, a pipe that nobody reads, a full disk. A front and a
-worker log to one of them, messages are sent, and what comes back is counted; then both are told to
-go. `python -m tests.chaos.log_sinks` prints a line for each sink.
+Tries a pipe whose reader is gone, a pipe that nobody reads, and a full disk. A front and a worker
+log to one of them, messages are sent, and answers are counted; then both get SIGTERM.
+`python -m tests.chaos.log_sinks` prints a line for each sink.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ MESSAGES: Final = 20
 _PIPE_BYTES: Final = 4096
 _ANSWER_SECONDS: Final = 5.0
 _START_SECONDS: Final = 20.0
-# What an orderly end of both may take: the front's flush has a limit of a second.
+# How long both may take to shut down; the front flushes its log for a second at most.
 _END_SECONDS: Final = 10.0
 
 
 class Outcome(NamedTuple):
-    """What became of the messages, of a look at the front's health, and of both processes."""
+    """The results: messages answered, the health check, and the end of both processes."""
 
     answered: int
     is_healthy: bool
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
 
 class Sink(NamedTuple):
-    """Where to log to, and what makes it fail once the processes run."""
+    """The log file, and a function that makes it fail once the processes run."""
 
     path: Path
     fail: Callable[[], None]
@@ -67,7 +67,7 @@ def sink(kind: Kind, folder: Path) -> Iterator[Sink]:
         if kind == "closed pipe":
             os.close(reader)
         else:
-            # Byte by byte: what does not fit as a whole is not written at all.
+            # Byte by byte, because a larger write that does not fit writes nothing.
             with suppress(BlockingIOError):
                 while True:
                     os.write(writer, b"x")
@@ -104,7 +104,7 @@ async def observe(system: System, kind: Kind, folder: Path, *, fronts: int = 1) 
 
 
 async def _is_ready(client: ApiClient) -> bool:
-    """Wait until the front is ready and a worker has reported; tell whether they ever are."""
+    """Wait until the front is ready and a worker has reported; return False at the timeout."""
 
     async def is_ready() -> bool:
         listed = await _answers(client, "/v1/ai/agents")
@@ -118,7 +118,7 @@ async def _is_ready(client: ApiClient) -> bool:
 
 
 async def _is_answered(client: ApiClient, message: str) -> bool:
-    """Tell whether a message is taken in, and its answer is there in time."""
+    """Return whether a message is accepted and answered in time."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
             sent = await client.post("/api/v1/chat", json={"message": message})
@@ -138,7 +138,7 @@ async def _answers(client: ApiClient, path: str) -> bool:
 
 
 async def _end(started: list[Process]) -> bool:
-    """Tell all to go; return whether they do in time."""
+    """Send SIGTERM to all; return whether they end in time."""
     for process in started:
         process.terminate()
     try:
@@ -151,7 +151,7 @@ async def _end(started: list[Process]) -> bool:
 
 
 async def main() -> int:
-    """Try every sink and print what was seen; return 1 if anything was missing."""
+    """Try every sink and print the results; return 1 if anything is missing."""
     is_clean = True
     for kind in get_args(Kind):
         with Server() as server, tempfile.TemporaryDirectory() as name:

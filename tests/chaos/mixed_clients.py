@@ -1,9 +1,9 @@
-"""Clients of both dialects that ask another front with every request, in sessions of their own.
+"""Clients of both dialects that call another front with every request, in sessions of their own.
 
-Owns what each was promised and told, and the complaints of those who were told something wrong. A
-client polls, waits, follows, cuts its stream and resumes it, cancels, repeats a request under its
-Idempotency-Key, and reads its session back. Clients of one account delete their sessions; no
-promise of theirs is kept, because nothing of them is left to look at.
+Owns the receipts and ends that they got, and complaints about wrong responses. A client polls,
+waits, follows, cuts its stream and resumes it, cancels, repeats a request under its
+Idempotency-Key, and reads its session back. Clients of one account delete their sessions; their
+messages are not kept as evidence, because nothing of them is left in Redis.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ _COMPANION_SHARE: Final = 0.3
 
 
 class MixedClients:
-    """All clients. `leaver` is the account whose clients delete their sessions."""
+    """All clients. Those of `deleting_account` delete their sessions."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class MixedClients:
         self._chance = random.Random(seed)
 
     async def hold_conversations(self, clients: int) -> None:
-        """Let so many talk until it is over and each has heard the end of what it asked."""
+        """Run this many clients until `is_over`, and until each has the ends of its messages."""
         self.is_over = False
         async with asyncio.TaskGroup() as group:
             for number in range(clients):
@@ -86,7 +86,7 @@ class MixedClients:
 
 
 class _MixedClient:
-    """One client in its conversations."""
+    """One client."""
 
     def __init__(
         self,
@@ -110,9 +110,9 @@ class _MixedClient:
             await self._read_back(session)
 
     async def _hold_conversation(self) -> str | None:
-        """Send some messages, hear their ends, and return the session.
+        """Send some messages, wait for their ends, and return the session.
 
-        None is sent while two have no answer.
+        At most two messages are unanswered at a time.
         """
         pending: list[Json] = []
         for _ in range(self._chance.randint(1, _TURNS_MAX)):
@@ -128,14 +128,14 @@ class _MixedClient:
         return self._session
 
     async def _read_back(self, session: str) -> None:
-        """See that the session has what was asked in it; the leaver then deletes it."""
+        """Check that the session has the messages; clients of `deleting_account` then delete it."""
         path = f"/v1/ai/sessions/{session}"
         answer = await self._call("GET", path)
         payload = [each["content"] for each in answer.json()["messages"] if each["role"] == "user"]
         if payload != self._sent_messages:
             self._add_complaint(f"{path} has {payload}, not {self._sent_messages}")
         if self._account == self._all.deleting_account:
-            # A front that is killed may have deleted it without a word.
+            # A front that is killed may have deleted it without a response.
             await self._call("DELETE", path, expected=httpx.codes.NOT_FOUND)
             await self._call("GET", path, expected=httpx.codes.NOT_FOUND)
 
@@ -155,7 +155,7 @@ class _MixedClient:
         return asked, body
 
     def _accepted(self, asked: str, payload: Json) -> None:
-        """Keep what a receipt promises."""
+        """Note an accepted message."""
         self._session = payload["session_id"]
         if self._account != self._all.deleting_account:
             generation = payload.get("message_id") or payload["id"]
@@ -173,7 +173,7 @@ class _MixedClient:
         if self._chance.random() < _CUT_SHARE:
             again = (await self._call("POST", _KOLBO, body, key)).json()
             if again["message_id"] != receipt["message_id"]:
-                self._add_complaint(f"{asked!r} was taken in again as {again['message_id']}")
+                self._add_complaint(f"{asked!r} was accepted again as {again['message_id']}")
         if self._chance.random() < _CANCEL_SHARE:
             await self._cancel(receipt)
         return receipt
@@ -181,7 +181,7 @@ class _MixedClient:
     async def _cancel(self, receipt: Json) -> None:
         await self._all.clock.sleep(self._chance.uniform(0, 1))
         answer = await self._call("POST", receipt["cancel_url"], expected=httpx.codes.CONFLICT)
-        # What had ended before cannot be cancelled any more.
+        # A generation that has ended cannot be cancelled.
         if answer.status_code == httpx.codes.OK:
             name, evidence = receipt["message_id"], self._all.evidence
             evidence.cancelled[name] = self._all.clock.now_ms()
@@ -189,7 +189,7 @@ class _MixedClient:
                 evidence.cancelled_at_once.add(name)
 
     async def _chat(self) -> list[Json]:
-        """Send a message by the Kombify dialect; return a receipt where the answer is to come."""
+        """Send a message by the Kombify dialect; return its receipt unless answered at once."""
         asked, body = self._body()
         if self._chance.random() < _COMPANION_SHARE and body.get("model") is None:
             body["companion"] = "work"
@@ -219,7 +219,7 @@ class _MixedClient:
         self._check_stream(asked, received)
         return receipt
 
-    # What is heard
+    # What is received
 
     async def _wait_for_ends(self, receipts: list[Json]) -> None:
         for receipt in receipts:
@@ -228,7 +228,7 @@ class _MixedClient:
         receipts.clear()
 
     async def _follow(self, receipt: Json) -> list[ReceivedEvent]:
-        """Follow a generation to its end through as many fronts as it takes."""
+        """Follow a generation to its end, with a new stream after each cut."""
         path = receipt["poll_url"].removesuffix("status") + "events"
         received: list[ReceivedEvent] = []
         ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
@@ -266,7 +266,7 @@ class _MixedClient:
             self._all.evidence.shown[generation] = shown
 
     def _check_stream(self, about: str, received: list[ReceivedEvent]) -> None:
-        """Complain of a stream that had no end, more than one, or numbers that do not rise."""
+        """Complain about a stream without exactly one end, or with ids that do not rise."""
         ends = [one.name for one in received if one.name in ENDS]
         numbers = [_number(one) for one in received]
         if not received or ends != [received[-1].name]:
@@ -274,12 +274,12 @@ class _MixedClient:
         if numbers != sorted(set(numbers)):
             self._add_complaint(f"{about}: its numbers are {numbers}")
 
-    # How it is asked
+    # How requests are sent
 
     async def _read(
         self, verb: str, path: str, body: object, headers: dict[str, str]
     ) -> list[ReceivedEvent]:
-        """Read a stream to its end, or to a cut; return the events that are whole."""
+        """Read a stream to its end or to a cut; return the complete events."""
         front = self._all.fleet.choose_front(self._chance)
         cut = (
             self._chance.randint(1, _CUT_BYTES_MAX) if self._chance.random() < _CUT_SHARE else None
@@ -303,7 +303,7 @@ class _MixedClient:
     async def _refused(
         self, front: CheckoutProcess, verb: str, path: str, answer: httpx.Response
     ) -> None:
-        """Complain, unless it is only that it cannot be just now."""
+        """Complain, unless the status is 429 or 503."""
         text = (await answer.aread()).decode()
         self._count(front, f"{answer.status_code}")
         if answer.status_code not in {*_RETRIED_STATUSES, httpx.codes.ACCEPTED}:
@@ -321,7 +321,7 @@ class _MixedClient:
         *,
         expected: int | None = None,
     ) -> httpx.Response:
-        """Ask one front after the other until there is an answer that is not `not now`."""
+        """Call random fronts until one answers other than 429 or 503."""
         ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS
         while True:
             front = self._all.fleet.choose_front(self._chance)
@@ -354,11 +354,11 @@ def _has_ended(received: list[ReceivedEvent]) -> bool:
 
 
 def _number(one: ReceivedEvent) -> tuple[int, ...]:
-    """Return the number of an event, whether or not its id names the generation."""
+    """Return the number of an event, also from an id that names the generation."""
     return tuple(int(part) for part in one.id.rpartition(":")[2].split("-"))
 
 
 def _joined(received: list[ReceivedEvent], more: list[ReceivedEvent]) -> list[ReceivedEvent]:
-    """Return all that was heard; a front that starts over tells again what was heard before."""
+    """Return all events; those that a front repeats from the start are dropped."""
     last = _number(received[-1]) if received else (-1,)
     return received + [one for one in more if _number(one) > last]

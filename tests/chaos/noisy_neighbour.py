@@ -1,11 +1,10 @@
-"""Two accounts at one model: what becomes of one's messages while the other's break the upstream.
+"""Two accounts at one model: one's messages break the upstream, the other's must not suffer.
 
-`python -m tests.chaos.noisy_neighbour` plays it on two worker processes in 75 seconds: 13 prompts
-of one
+`python -m tests.chaos.noisy_neighbour` takes 75 seconds on two worker processes: 13 prompts of one
 account, each answered with a 500, and 15 messages of the other. Prints how many of the 15 were
 completed, at which attempt, and how many took longer than a second. The exit code is 1 unless all
-were completed without being put off. With `--hostile 2` so many prompts come from each of two
-accounts, which may put others off once: the exit code is 1 if more than three messages were.
+were completed at once. With `--hostile 2` two accounts send such prompts, which may defer others
+once: the exit code is 1 if more than three messages were late.
 """
 
 import argparse
@@ -32,7 +31,7 @@ MESSAGES: Final = 15
 # A prompt with this word in it makes the upstream answer 500.
 BREAKS_IT: Final = "breaks-it"
 _WORKERS: Final = 2
-# A circuit that two accounts open once cools for ten seconds, in which two or three come.
+# A circuit that two accounts open cools for ten seconds, in which two or three messages come.
 _LATE_MAX: Final = 3
 _LATE_SECONDS: Final = 1.0
 _SECONDS: Final = 75.0
@@ -41,7 +40,7 @@ _CLOCK: Final = SystemClock()
 
 
 def answer(request: Request) -> ScriptedAnswer:
-    """Fail at the prompts that break it, and answer the others."""
+    """Answer 500 to the prompts that break the upstream, and answer the others."""
     return ScriptedAnswer(status=500) if BREAKS_IT in request.last else by_words(request)
 
 
@@ -86,7 +85,7 @@ async def _play(server: Server, folder: Path, hostile: int) -> list[Generation]:
 
 
 def main() -> int:
-    """Play it and print what came of it."""
+    """Run it and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hostile", type=int, default=1, help="accounts whose prompts break it")
     hostile = parser.parse_args().hostile

@@ -1,12 +1,11 @@
-"""Known faults, planted one by one: each must be named by the ledger, and nothing without one.
+"""Known faults, planted one by one: the invariants must name each, and find nothing without one.
 
-Owns the faults, as text wrapped around the real functions of a library of its own, which other
-processes never call; and the table of `python -m tests.chaos.planted_faults`. Refuses to touch a
-file.
+Owns the faults, as Lua text wrapped around the real functions in a library under another name; and
+the table of `python -m tests.chaos.planted_faults`. Changes no file.
 
-DESIGN. A fault stands between a function and its registration: it changes what was asked before,
-or what is left behind. So it says in a line or two what a slip of the pen would do, and stays
-valid when the function itself is written anew.
+DESIGN. A fault stands between a function and its registration: it changes the arguments before, or
+what is stored after. So a line or two shows a typical mistake, and stays valid when the function
+itself is rewritten.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ from tests.support.redis_server import RawClient, Server
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """A fault of one Redis function, and the invariant by which it must be found.
+    """A fault of one Redis function, and the invariant that must find it.
 
     `before` and `after` are Lua around the call, with `root`, `ask` and, after it, `answer`.
     """
@@ -40,7 +39,7 @@ class Fault(msgspec.Struct, frozen=True):
     after: str = ""
 
     def text(self, original: str) -> str:
-        """Return a library's text with the fault in it."""
+        """Return the text of a library with the fault in it."""
         line = f"register('{self.function}', {self.function})"
         if original.count(line) != 1:
             raise ValueError(f"the library registers {self.function} otherwise than thought")
@@ -86,13 +85,13 @@ FAULTS: Final[dict[str, Fault]] = {
     "failure charged": Fault(
         "settle", "I3", before=f"{_RECORD}\nif ask.stage == 'failed' then ask.cost = 7 end"
     ),
-    "release that forgets the line": Fault(
+    "release that leaves no lane entry": Fault(
         "release",
         "I1",
         before=_RECORD,
         after="if record.lane then remove_ready(root, ask.account, ask.id, record.lane) end",
     ),
-    "reap that forgets the line": Fault(
+    "reap that leaves no lane entry": Fault(
         "reap",
         "I1",
         after=(
@@ -121,7 +120,7 @@ FAULTS: Final[dict[str, Fault]] = {
             "redis.call('HGET', generation_key(root, ask.account, ask.generation), 'number'))"
         ),
     ),
-    "end told twice": Fault(
+    "end appended twice": Fault(
         "settle",
         "I2",
         after=(
@@ -147,7 +146,7 @@ FAULTS: Final[dict[str, Fault]] = {
             "ask.content = ask.content .. said"
         ),
     ),
-    "beat that wakes the dead": Fault(
+    "heartbeat that revives an ended one": Fault(
         "renew_leases",
         "I9",
         after=(
@@ -166,7 +165,7 @@ FAULTS: Final[dict[str, Fault]] = {
 
 @contextmanager
 def planted(fault: Fault | None) -> Iterator[None]:
-    """Let this process call a library that has the fault, until the block ends."""
+    """Make this process call a library with the fault until the block ends."""
     known = (library.NAME, library.TEXT)
     if fault is not None:
         _install(fault)
@@ -183,14 +182,14 @@ def _install(fault: Fault) -> None:
 
 
 def plant(name: str) -> None:
-    """Let this process call a library that has the fault of that name, for good."""
+    """Make this process call a library with the fault of that name, for the rest of its life."""
     _install(FAULTS[name])
 
 
 async def findings_with(
     raw_client: RawClient, settings: RedisSettings, fault: Fault | None
 ) -> list[Finding]:
-    """Live through a day with the fault, and return what the ledger finds afterwards."""
+    """Run the full scenario with the fault; return what the invariants find afterwards."""
     with planted(fault):
         redis = Redis(settings)
         try:
@@ -204,7 +203,7 @@ async def findings_with(
 
 
 def main() -> int:
-    """Plant each fault on a server of its own making; return 1 if one is not named."""
+    """Plant each fault in turn; return 1 if one is not named."""
     missed = 0
     with Server() as server, server.raw_client() as raw_client:
         for number, (name, fault) in enumerate({"nothing": None, **FAULTS}.items()):

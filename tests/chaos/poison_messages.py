@@ -1,12 +1,11 @@
-"""Messages that kill whichever worker runs them, among messages that do nobody any harm.
+"""Messages that kill whichever worker runs them, among innocent messages.
 
-`python -m tests.chaos.poison_messages --workers 2`: a table of runs, one for each place of the
-poison in the
-line; exit code 1 if an innocent message failed, or a poison did not.
+`python -m tests.chaos.poison_messages --workers 2`: a table of runs, one for each position of the
+poison among the messages; exit code 1 if an innocent message failed, or a poison did not.
 
-DESIGN. A worker is forked with a trap in its last step: a message that begins with "poison" has the
-process killed there, a moment later, when everything else that it claimed is under way. A worker
-that is gone is replaced at once.
+DESIGN. A worker is forked with a hook in its last step: a message that begins with "poison" kills
+the process there after a moment, while everything else that it claimed is running. A worker that is
+gone is replaced at once.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from worker.outcome import Outcome
 from worker.run import Run
 
 _CRASHES_MAX: Final = 3
-# This file's name also where it is the main module.
+# The name of this module, also where it runs as __main__.
 _TRAP: Final = "tests.chaos.poison_messages:plant"
 _POLL_SECONDS: Final = 0.05
 _GIVE_UP_SECONDS: Final = 120.0
@@ -37,7 +36,7 @@ _ACCOUNTS: Final = ("ann", "bob", "cem")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent to how many workers: the poisons stand at `places` in the line.
+    """What is sent to how many workers: the poisons are at the positions `places`.
 
     `per_session` messages in a row are turns of one session; every third session is a batch.
     """
@@ -53,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """How many innocent messages failed, how many poisons were given up, how many workers died."""
+    """The results: innocent messages that failed, poisons given up, workers that died."""
 
     innocents_failed: int
     poisons_given_up: int
@@ -62,7 +61,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plant(kill_after_seconds: str) -> None:
-    """Lay the trap in a worker: called in the forked process, before it starts."""
+    """Install the hook; called in the forked process before the worker starts."""
     *before, generate = pipeline.STEPS
 
     async def kill_on_poison(run: Run) -> Outcome | None:
@@ -75,7 +74,7 @@ def plant(kill_after_seconds: str) -> None:
 
 
 async def run(plan: Plan) -> Report:
-    """Send all of it, replace every worker that dies, and wait for each end."""
+    """Send all messages, replace every worker that dies, and wait for each end."""
     clock = SystemClock()
     async with running_scene(
         plan.worker, words=plan.words, pace=plan.pace, crashes_max=_CRASHES_MAX
@@ -100,7 +99,7 @@ async def run(plan: Plan) -> Report:
 
 
 async def _submit(front: Front, plan: Plan) -> dict[str, Ticket]:
-    """Send the messages in their order; a poison has a session of its own."""
+    """Send the messages in order; a poison has a session of its own."""
     tickets: dict[str, Ticket] = {}
     sent, session = 0, None
     for place in range(plan.innocents + len(plan.places)):
@@ -117,7 +116,7 @@ async def _submit(front: Front, plan: Plan) -> dict[str, Ticket]:
 
 
 async def _keep_workers(scene: Scene, plan: Plan) -> None:
-    """Have so many workers at any time, until cancelled."""
+    """Replace workers that die, until cancelled."""
     hooks = [(_TRAP, str(plan.kill_after_seconds))]
     children = [scene.pool.fork_worker(hooks) for _ in range(plan.workers)]
     clock = SystemClock()
@@ -130,7 +129,7 @@ async def _keep_workers(scene: Scene, plan: Plan) -> None:
 
 
 async def _wait_for_ends(front: Front, tickets: dict[str, Ticket]) -> dict[str, str]:
-    """Return the stage in which each ended, or stands when nobody waits any longer."""
+    """Return the last stage of each; after `_GIVE_UP_SECONDS` also of those that have not ended."""
     stages: dict[str, str] = {}
 
     async def all_ended() -> bool:
@@ -146,7 +145,7 @@ async def _wait_for_ends(front: Front, tickets: dict[str, Ticket]) -> dict[str, 
 
 
 def main() -> int:
-    """Run once for each place in question, and print a line for each."""
+    """Run once for each position, and print a line for each."""
     parser = argparse.ArgumentParser(prog="tests.chaos.poison_messages", description=__doc__)
     parser.add_argument("--workers", type=int, default=1)
     workers = parser.parse_args().workers
@@ -161,7 +160,7 @@ def main() -> int:
         sys.stdout.write(
             f"workers {plan.workers}, poison at {plan.places}, {plan.per_session} a session: "
             f"{report.innocents_failed} of {plan.innocents} innocents failed, "
-            f"{report.poisons_given_up} poisons buried, {report.deaths} deaths, "
+            f"{report.poisons_given_up} poisons given up, {report.deaths} deaths, "
             f"{report.seconds:.1f} s\n"
         )
     return 1 if is_broken else 0

@@ -1,17 +1,17 @@
-"""A provider that takes few calls, or none for a while: what becomes of the messages that wait.
+"""A provider that takes few calls, or none for a while: how soon the waiting messages are answered.
 
     python -m tests.chaos.provider_limits [told] [silent] [headers] [paced] [away] [broken]
 
 told     ten calls in ten seconds, then 429 with a correct Retry-After
 silent   the same without Retry-After
-headers  the same, but each answer tells how many calls are left until when (x-ratelimit-*)
-paced    the same with four calls at once in each worker, so that answers come before all have left
+headers  as silent, but each answer says how many calls are left until when (x-ratelimit-*)
+paced    as headers, with four calls at once in each worker, so that answers come between calls
 away     503 to every call for two minutes
 broken   500 to every call for two minutes
 
-Sixty messages of a batch (a day's deadline) and ten of a person (fifteen minutes) are submitted at
-once, on two workers as processes. Prints how many completed, the calls that were refused in each
-window, and the time to the last answer.
+Sixty messages of the batch lane and ten interactive ones are submitted at once, to two workers as
+processes. Prints how many completed, the refused calls of each window, and the time to the last
+answer.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _ANSWER_SECONDS: Final = 0.2
 
 
 class Upstream:
-    """An upstream that takes so many `calls` in each window, or none until it is back."""
+    """An upstream that takes `calls` calls in each window, or none until it is back."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Upstream:
         self._began: float | None = None
 
     def answer(self, request: Request) -> ScriptedAnswer:
-        """Take a call on, or refuse it."""
+        """Answer a call, or refuse it."""
         now = time.monotonic()
         self._began = self._began if self._began is not None else now
         passed = now - self._began
@@ -72,7 +72,7 @@ class Upstream:
             retry_after = {"retry-after": f"{left:.1f}"} if self._scene == "told" else {}
             return ScriptedAnswer(status=429, headers=retry_after)
         self.taken[window] += 1
-        # A refusal comes sooner than the first word of an answer.
+        # A refusal comes sooner than the first token of an answer.
         answer = msgspec.structs.replace(by_words(request), first_seconds=_ANSWER_SECONDS)
         if self._scene in {"headers", "paced"}:
             answer = msgspec.structs.replace(
@@ -106,7 +106,7 @@ async def play(
     persons: int,
     seconds: float,
 ) -> Outcome:
-    """Submit all messages to a system that runs, and follow them to their ends."""
+    """Submit all messages to a running system, and wait for their ends."""
     provider.answer = upstream.answer
     provider.keeps_requests = False
     api = await system.customer("one")

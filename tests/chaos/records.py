@@ -1,6 +1,6 @@
-"""What Redis keeps of each promised generation and each account, read in one go after a run.
+"""Reads what Redis stores of each accepted generation and each account, after a run.
 
-Owns the reading and the decoding. Refuses to judge: a record that is not there is an empty one.
+Owns the reading and the decoding. Does not judge: a record that is missing is an empty one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A part of the text that a follower has in the end, and the epoch that told it."""
+    """A part of the text that a client has in the end, and the epoch of its events."""
 
     epoch: int
     text: str
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One promised generation as it was found."""
+    """What is stored of one accepted generation."""
 
     accepted_message: AcceptedMessage
     record: Mapping[str, str]
@@ -50,16 +50,16 @@ class Case:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its record says an end."""
+        """Whether its record has a final stage."""
         return self.record.get("stage") in ENDS
 
     @property
     def attempt(self) -> int:
-        """The number of the last claim; 0 when nobody ever claimed it."""
+        """The number of the last claim; 0 if it was never claimed."""
         return int(self.record.get("attempt", 0))
 
     def visible(self) -> list[Piece]:
-        """Return what a follower has of the answer: deltas, and resets that drop them."""
+        """Return what a client has of the answer: deltas, and resets that drop them."""
         pieces: list[Piece] = []
         for epoch, _, event in self.entries:
             if isinstance(event, events.Delta):
@@ -86,7 +86,7 @@ def roots(settings: RedisSettings) -> list[str]:
 def cases(
     raw_client: RawClient, settings: RedisSettings, accepted_messages: Sequence[AcceptedMessage]
 ) -> Iterator[Case]:
-    """Yield every promised generation as it is."""
+    """Yield every accepted generation as it is stored."""
     root_of = dict(_roots_of_accounts(raw_client, settings, accepted_messages))
     for start in range(0, len(accepted_messages), _BATCH_SIZE):
         some = accepted_messages[start : start + _BATCH_SIZE]
@@ -94,7 +94,7 @@ def cases(
 
 
 def credit_totals(raw_client: RawClient, settings: RedisSettings, account: str) -> dict[str, int]:
-    """Return an account's books, wherever it is; empty when it has none."""
+    """Return the credit totals of an account from its partition; empty if it has none."""
     found: dict[str, int] = {}
     for root in roots(settings):
         stored = raw_client.fields(keys.ACCOUNT_TOTALS(root, account))
@@ -105,7 +105,7 @@ def credit_totals(raw_client: RawClient, settings: RedisSettings, account: str) 
 def _roots_of_accounts(
     raw_client: RawClient, settings: RedisSettings, accepted_messages: Sequence[AcceptedMessage]
 ) -> Iterator[tuple[str, str]]:
-    """Tell in which partition each account is, by where its books are."""
+    """Yield each account with the root of the partition that has its totals."""
     first, *_ = every = roots(settings)
     for account in {accepted_message.account for accepted_message in accepted_messages}:
         found_roots = [
@@ -143,7 +143,7 @@ def _read(raw_client: RawClient, some: Sequence[tuple[str, AcceptedMessage]]) ->
 
 
 def _decoded(decode: Callable[[bytes], T], record: bytes | None) -> T | None:
-    """Return what a record says; one that nobody can read says nothing."""
+    """Return a decoded record; None if it is missing or not decodable."""
     try:
         return decode(record) if record else None
     except (msgspec.MsgspecError, UnicodeDecodeError):

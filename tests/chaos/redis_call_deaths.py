@@ -1,15 +1,14 @@
-"""A scenario, and a worker that dies before and after each store call it makes in it.
+"""A scenario in which a worker dies before and after each Redis call that it makes.
 
-Two turns of one session, streamed: just so (`talk`), with the first one cancelled while it is told
-(`cancel`), with the worker told to go meanwhile (`drain`), or where another worker had told a part
-and was killed, and the caller gives up when this one has died as well (`heir`). First the calls
-that a worker makes are counted; then, for each of them and for both sides of it, a worker dies
-there and a second one finishes. The ledger must find nothing each time.
+Two turns of one session, streamed: undisturbed (`talk`), with the first one cancelled while it
+streams (`cancel`), with SIGTERM to the worker meanwhile (`drain`), or after another worker died in
+the middle of the first answer, which the client cancels when this one has died too (`heir`). First
+the calls that a worker makes are listed; then, for each call and both sides of it, a worker dies
+there and a second one finishes. The invariants must find nothing each time.
 
-Owns the trap that counts and dies, which is laid in the forked child only, and the table of
-`python -m tests.chaos.redis_call_deaths`. What a loop does by the clock (a beat, a report, a
-raw_client for
-lapsed leases) may come at another place the next time: a boundary that is never reached is told.
+Owns the hook that counts calls and exits, in the forked child only, and the table of
+`python -m tests.chaos.redis_call_deaths`. Calls that loops make by the clock (heartbeat, report,
+reap) may come at another position the next time: a call that is never reached is printed as such.
 """
 
 import argparse
@@ -39,7 +38,7 @@ _MODULE: Final = "tests.chaos.redis_call_deaths"
 _DEATH: Final = 99
 _GIVE_UP_SECONDS: Final = 10.0
 _TURNS: Final = 2
-# A dead worker's lease lapses soon; a live one's does not, even on a machine that is busy.
+# The lease of a dead worker lapses soon; that of a live one does not, even on a busy machine.
 _WORKER: Final = WorkerSettings(
     concurrency=4,
     lease_seconds=0.25,
@@ -55,7 +54,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
 
 
 class Boundary(NamedTuple):
-    """A moment: one side of the n-th call of a name, such as `append` or `BLPOP`."""
+    """One side of the n-th call of a function or command, such as `append` or `BLPOP`."""
 
     name: str
     number: int
@@ -63,7 +62,7 @@ class Boundary(NamedTuple):
 
 
 class Death(NamedTuple):
-    """What came of a death at a boundary."""
+    """The result of a death at a boundary."""
 
     boundary: Boundary
     is_reached: bool
@@ -72,7 +71,7 @@ class Death(NamedTuple):
 
 
 class TrapPlan(msgspec.Struct, frozen=True):
-    """What the trap does: write each call's name to a file, or die at one of them."""
+    """What the hook does: write the name of each call to a file, or exit at one of them."""
 
     path: str = ""
     name: str = ""
@@ -81,14 +80,14 @@ class TrapPlan(msgspec.Struct, frozen=True):
 
 
 class _CallTrap:
-    """The trap in a worker: it counts the store calls of both threads, and dies at one."""
+    """The hook in a worker: it counts the Redis calls of both threads, and exits at one."""
 
     def __init__(self, plan: TrapPlan) -> None:
         self._plan = plan
         self._seen: Counter[str] = Counter()
 
     def count_call(self, command: tuple[Argument, ...]) -> bool:
-        """Count a call, die if it is the one and it must not be made; else tell if it is."""
+        """Count a call, exit before it if it is chosen; else return whether to exit after it."""
         name = name_of(command)
         self._seen[name] += 1
         if self._plan.path:
@@ -101,7 +100,7 @@ class _CallTrap:
 
 
 def install_trap(text: str) -> None:
-    """Lay the trap in this process: every store call of the worker goes through it."""
+    """Install the hook in this process: it sees every Redis call of the worker."""
     trap = _CallTrap(msgspec.json.decode(text, type=TrapPlan))
     call, send = Redis.call, Redis.send
 
@@ -125,19 +124,19 @@ def install_trap(text: str) -> None:
 
 
 def name_of(command: tuple[Argument, ...]) -> str:
-    """Name a store call: the function's own name, or the command's."""
+    """Return the name of a call: the function's own, or the command's."""
     verb = str(command[0])
     return str(command[1]).partition("_")[2].partition("_")[2] if "FCALL" in verb else verb
 
 
 def _flush_now(redis: Redis) -> None:
-    """Give what was sent to the kernel, which delivers it though the process dies."""
+    """Hand the sent bytes to the kernel, which delivers them after the process has died."""
     if redis._protocol is not None:
         redis._protocol._flush()
 
 
 class Passage(NamedTuple):
-    """One passage through the scenario, under a prefix of its own."""
+    """One run of the scenario, under a prefix of its own."""
 
     scene: Scene
     settings: RedisSettings
@@ -146,14 +145,14 @@ class Passage(NamedTuple):
 
     @classmethod
     def of(cls, scene: Scene, name: str) -> "Passage":
-        """Set the stage for the passage of that name."""
+        """Return the passage of that name."""
         settings = msgspec.structs.replace(scene.settings.redis, prefix=name)
         whole = msgspec.structs.replace(scene.settings, redis=settings)
         return cls(scene, settings, Front(scene.redis, whole), Evidence())
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a worker work on this stage."""
+        """The environment of a worker for this passage."""
         return {"POLLUX_REDIS__PREFIX": self.settings.prefix}
 
     async def submit_turns(self) -> list[Ticket]:
@@ -172,12 +171,12 @@ class Passage(NamedTuple):
         return tickets
 
     async def is_over(self, tickets: Sequence[Ticket]) -> bool:
-        """Whether these have ended."""
+        """Return whether these have ended."""
         statuses = [await self.front.poll(ticket) for ticket in tickets]
         return all(polled.is_final for polled in statuses)
 
     async def wait_for_words(self, ticket: Ticket, worker: WorkerChild) -> None:
-        """Wait until something of an answer is told, or the worker has died."""
+        """Wait until an answer has text, or the worker has died."""
 
         async def has_words() -> bool:
             return worker.code is not None or bool((await self.front.poll(ticket)).text)
@@ -185,13 +184,13 @@ class Passage(NamedTuple):
         await waiting.until(has_words, _GIVE_UP_SECONDS, what="words")
 
     async def cancel(self, ticket: Ticket) -> None:
-        """Cancel one, and note when that was confirmed."""
+        """Cancel one, and note when it was confirmed."""
         if isinstance(await self.front.cancel(ticket), Cancelled):
             seconds, micros = await self.scene.redis.call("TIME")
             self.evidence.cancelled[ticket.id] = int(seconds) * 1000 + int(micros) // 1000
 
     def findings(self) -> list[Finding]:
-        """Return what the ledger finds, given what this stage's questions were answered."""
+        """Return what the invariants find in this passage."""
         evidence = self.evidence
         evidence.upstream_calls += self.scene.evidence.upstream_calls
         with self.scene.server.raw_client() as raw_client:
@@ -201,7 +200,7 @@ class Passage(NamedTuple):
 
 
 async def list_boundaries(scene: Scene, scenario: Scenario = "talk") -> list[Boundary]:
-    """Go through a scenario once; return both sides of every call that was made in it."""
+    """Run a scenario once; return both sides of every call in it."""
     names = scene.server.folder / f"calls-{scenario}"
     passage = Passage.of(scene, f"census-{scenario}")
     await _run_passage(passage, scenario, TrapPlan(path=str(names)))
@@ -215,7 +214,7 @@ async def list_boundaries(scene: Scene, scenario: Scenario = "talk") -> list[Bou
 
 
 async def die_at(scene: Scene, scenario: Scenario, boundary: Boundary) -> Death:
-    """Let a worker die at a boundary and a second one finish."""
+    """Run a scenario in which a worker dies at a boundary and a second one finishes."""
     began = asyncio.get_running_loop().time()
     name, number, side = boundary
     passage = Passage.of(scene, f"{scenario}-{name}-{number}-{side}")
@@ -225,7 +224,7 @@ async def die_at(scene: Scene, scenario: Scenario, boundary: Boundary) -> Death:
 
 
 async def _run_passage(passage: Passage, scenario: Scenario, plan: TrapPlan) -> int:
-    """Go through a scenario with a worker that has this trap; return its exit code."""
+    """Run a scenario with a worker that has this hook; return its exit code."""
     tickets = await passage.submit_turns()
     if scenario == "heir":
         await _die_midway(passage, tickets[0])
@@ -243,7 +242,7 @@ async def _run_passage(passage: Passage, scenario: Scenario, plan: TrapPlan) -> 
         await waiting.until(is_done, _GIVE_UP_SECONDS, what=f"the end, or death at {plan}")
     if scenario == "heir":
         await passage.cancel(tickets[0])
-    # What comes at the very end of a worker comes when it is told to go.
+    # The last calls of a worker come after SIGTERM.
     await passage.scene.pool.until_ready(first)
     first.terminate()
     code = await first.ended()
@@ -252,7 +251,7 @@ async def _run_passage(passage: Passage, scenario: Scenario, plan: TrapPlan) -> 
 
 
 async def _die_midway(passage: Passage, ticket: Ticket) -> None:
-    """Let a worker tell a part of an answer and die."""
+    """Let a worker stream a part of an answer and die."""
     worker = passage.scene.pool.fork_worker((), passage.environment)
     await passage.wait_for_words(ticket, worker)
     worker.kill()
@@ -260,7 +259,7 @@ async def _die_midway(passage: Passage, ticket: Ticket) -> None:
 
 
 async def _finish(passage: Passage, tickets: Sequence[Ticket]) -> None:
-    """Let a worker bring to its end what is left."""
+    """Let a second worker finish what is left."""
     is_over = partial(passage.is_over, tickets)
     if not await is_over():
         worker = passage.scene.pool.fork_worker((), passage.environment)
@@ -271,7 +270,7 @@ async def _finish(passage: Passage, tickets: Sequence[Ticket]) -> None:
 
 @asynccontextmanager
 async def shared_scene() -> AsyncIterator[Scene]:
-    """Start what all passages share."""
+    """Start the server and the worker pool that all passages share."""
     async with running_scene(_WORKER, words=(3, 4), pace=(0.008, 0.012)) as scene:
         yield scene
 
@@ -298,7 +297,7 @@ def _print_death(scenario: Scenario, one: Death) -> None:
 
 
 def main() -> int:
-    """Try all boundaries, or every k-th; return 1 if any of them broke something."""
+    """Try all boundaries, or every k-th; return 1 if one broke an invariant."""
     parser = argparse.ArgumentParser(prog="tests.chaos.redis_call_deaths", description=__doc__)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--scenario", choices=SCENARIOS, action="append")

@@ -1,11 +1,11 @@
-"""What befalls Redis itself while everybody needs it: killed and started again, hung, or down.
+"""Kills, hangs and outages of Redis during a run.
 
-Owns the server's process during a run, one shock at a time, and how long it then took until the
-next message was accepted. Refuses to tell anybody that a shock is near.
+Owns the server's process, one fault at a time, and the time from each fault to the next accepted
+message. Announces no fault to anybody.
 
-DESIGN. A server that has been started anew gives every lease its whole time again, so what a dead
-worker holds stays where it is as long as Redis falls more often than leases lapse. So now and then
-there is time for that.
+DESIGN. A restarted server gives every lease its whole time again. So while Redis crashes more often
+than leases lapse, the generations of a dead worker are never requeued. Every tenth fault is
+therefore followed by a pause longer than a lease.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _FAULTS_PER_REST: Final = 10
 
 
 class RedisFaults:
-    """The shocks of a run. `back_ms`: from each one's beginning to the next accepted message."""
+    """The faults of a run. `back_ms`: from the beginning of each to the next accepted message."""
 
     def __init__(
         self, server: Server, chat_clients: ChatClients, *, seed: int, rest_seconds: float
@@ -45,7 +45,7 @@ class RedisFaults:
         chat_clients.on_accepted = self._accepted
 
     async def inject(self, kind: RedisFault) -> None:
-        """Begin a shock and return; an earlier one has its end first."""
+        """Begin a fault and return; an earlier one is finished first."""
         await self.rest()
         redis_faults: dict[RedisFault, Callable[[], Awaitable[None]]] = {
             "crash": lambda: self._kill_and_restart(0.0),
@@ -55,7 +55,7 @@ class RedisFaults:
         self._under_way = asyncio.ensure_future(self._run_fault(redis_faults[kind]))
 
     async def rest(self) -> None:
-        """Wait until Redis has served again for a while, whatever befell it."""
+        """Wait until the current fault is over and the pause after it has passed."""
         if self._under_way is not None:
             await self._under_way
             self._under_way = None
@@ -76,7 +76,7 @@ class RedisFaults:
     async def _kill_and_restart(self, seconds: float) -> None:
         self._server.kill()
         await self._clock.sleep(seconds)
-        # The upstream answers in this very loop.
+        # In a thread, because the upstream answers in this loop.
         await asyncio.to_thread(self._server.start)
 
     async def _hang(self) -> None:
@@ -85,7 +85,7 @@ class RedisFaults:
         self._server.resume()
 
     def _accepted(self, sent_at: float) -> None:
-        """Hear of a message that is in; one sent before the shock may have been in by then."""
+        """Note an accepted message; one sent before the fault may have been accepted before it."""
         if self._fault_at is not None and sent_at > self._fault_at:
             self.back_ms.append(int((self._clock.monotonic() - self._fault_at) * 1000))
             self._fault_at = None

@@ -1,8 +1,8 @@
-"""Who holds what, looked at again and again while a run is under way.
+"""Samples the unfinished generations while a run goes on: worker, attempt, stage.
 
-Owns one look at all that is unfinished, atomic and by Redis' own clock, and what can be told from
-looks alone: the stages that were seen, how soon what a dead worker held was begun again, and what
-befell whom. Refuses to do anything to anybody.
+Owns one atomic read of everything unfinished, by Redis' own clock, and what samples alone show: the
+stages, how soon the generations of a dead worker were claimed again, and which were hit by a fault.
+Changes nothing.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from tests.chaos.evidence import Sample, calls_in
 from tests.chaos.scene import Scene
 
 _RETRY_PAUSE_SECONDS: Final = 0.02
-# One look at one moment, so that no worker is seen between two of its steps.
+# One script, so that no worker is seen between two of its steps.
 _SAMPLE_SCRIPT: Final = "\n".join(
     (
         *(
@@ -45,7 +45,7 @@ return found
 
 
 class Held(NamedTuple):
-    """What is unfinished, and by whom it is held; `worker` is empty where nobody has a lease."""
+    """An unfinished generation; `worker` is empty where none has a lease on it."""
 
     account: str
     generation: str
@@ -56,14 +56,14 @@ class Held(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a worker held when it was killed, and when that was, in Redis' ms."""
+    """What a worker held when it was killed, and the time in Redis' ms."""
 
     held: Held
     at_ms: int
 
 
 class Sampler:
-    """All looks of a run."""
+    """All samples of a run."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -77,11 +77,11 @@ class Sampler:
         self.overtaken = 0
 
     def disturbed(self) -> Counter[str]:
-        """Count what befell each generation's holders."""
+        """Count the faults that hit each generation's worker."""
         return Counter(generation for generation, _ in self._disturbed)
 
     async def sample(self) -> list[Held]:
-        """Look once and return what is unfinished; while Redis is away, wait for it."""
+        """Return what is unfinished; while Redis is away, wait for it."""
         entries = await self._read_until_answered("EVAL", _SAMPLE_SCRIPT, 1, self._scene.root)
         found = [self._read_running(*(word.decode() for word in entry)) for entry in entries]
         self.unfinished = len(found)
@@ -92,17 +92,17 @@ class Sampler:
         return found
 
     async def held_by(self, worker: str) -> list[Held]:
-        """Look once and return what a worker holds."""
+        """Take a sample and return what a worker holds."""
         return [held for held in await self.sample() if held.worker == worker]
 
     async def follow_killed(self, worker: str, at_ms: int) -> None:
-        """Note that a worker was killed, and follow what it held until another begins it."""
+        """Note that a worker was killed, and follow what it held until another claims it."""
         self._dead.add(worker)
         held = await self.held_by(worker)
         self._losses += [Loss(one, at_ms) for one in held]
 
     def count_disturbance(self, held: list[Held]) -> None:
-        """Note that something befell the holder of each."""
+        """Note a fault of the worker of each."""
         self._disturbed.update((one.generation, one.attempt) for one in held)
 
     async def _read_until_answered(self, *command: Argument) -> Reply:
@@ -131,7 +131,7 @@ class Sampler:
         return held
 
     async def _follow_loss(self, loss: Loss, now: Held | None) -> None:
-        """See whether what was lost was begun again, or has ended without."""
+        """Note whether a lost generation was claimed again, or has ended without."""
         if now is None:
             where = keys.GENERATION(self._scene.root, loss.held.account, loss.held.generation)
             attempt, started = await self._read_until_answered("HMGET", where, "attempt", "started")

@@ -1,7 +1,7 @@
-"""What a run stands on: a server, an upstream that answers at a pace, accounts, and a nursery.
+"""What a run needs: a server, an upstream that answers at a pace, settings, and a worker pool.
 
-Owns their settings, their start and their end. The upstream repeats the question and numbers its
-words, and writes down what it was asked.
+Owns their settings, their start and their end. The upstream repeats the question, numbers its
+words, and notes each call in the evidence.
 """
 
 import random
@@ -32,7 +32,7 @@ from tests.support.redis_server import Appendfsync, Server
 from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider
 
 _PLENTY: Final = 1_000_000
-# No generation is given up: that one of them ended is then never the run's own doing.
+# No generation is given up after crashes, so a failed one is never the run's own doing.
 CRASHES_MAX: Final = 1_000
 APPENDFSYNC: Final[dict[Durability, Appendfsync]] = {
     "process": "no",
@@ -45,7 +45,7 @@ Pace = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The parts, and the evidence that gathers."""
+    """The parts of a run, and its evidence."""
 
     server: Server
     provider: ScriptedProvider
@@ -61,12 +61,12 @@ class Scene:
         return keys.partition_root(self.settings.redis, 0)
 
     def worker_log(self) -> str:
-        """Return what the workers have logged."""
+        """Return the log of the workers."""
         return self.pool.log.read_text()
 
 
 class Upstream:
-    """What the scripted upstream answers: the question, and `words` numbered words at a pace."""
+    """The script of the upstream: the question, then `words` numbered words at a pace."""
 
     def __init__(self, evidence: Evidence, seed: int, words: tuple[int, int], pace: Pace) -> None:
         self._evidence = evidence
@@ -75,7 +75,7 @@ class Upstream:
         self._pace = pace
 
     def answer(self, request: Request) -> ScriptedAnswer:
-        """Note what was asked and return the answer to it."""
+        """Note the call and return its answer."""
         user_messages = [
             str(each["content"]) for each in request.messages if each["role"] == "user"
         ]
@@ -90,7 +90,7 @@ class Upstream:
 def settings_of(
     redis: RedisSettings, upstream: str, worker: WorkerSettings, crashes_max: int = CRASHES_MAX
 ) -> Settings:
-    """Return settings that refuse nobody, with one model that costs something."""
+    """Return settings without limits for clients, with one model that has a price."""
     return Settings(
         redis=redis,
         api=ApiSettings(reads_per_minute=_PLENTY, waits_per_account=_PLENTY),
@@ -111,7 +111,7 @@ def settings_of(
                 max_output_tokens=512,
                 input_rate=1.0,
                 output_rate=2.0,
-                # The upstream begins at once: what hangs is to be seen soon.
+                # The upstream answers at once, so a call that hangs is given up soon.
                 first_token_seconds=8.0,
             ),
         ),
@@ -128,7 +128,7 @@ async def running_scene(
     durability: Durability = "process",
     crashes_max: int = CRASHES_MAX,
 ) -> AsyncIterator[Scene]:
-    """Start everything but workers and fronts; the end of the block ends it all."""
+    """Start everything except workers and fronts; the end of the block ends it."""
     evidence = Evidence()
     with Server(appendfsync=APPENDFSYNC[durability], rewrites=True) as server:
         async with ScriptedProvider() as provider:

@@ -1,4 +1,4 @@
-"""Followers are cut and processes killed; the full run is by the command."""
+"""A short run with cut streams and killed processes; the long one is the command."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Short runs of the storm: kills, stops, deploys, and Redis' own falls, while clients talk."""
+"""Short runs under faults: kills, stops, deploys, and crashes of Redis, while clients talk."""
 
 import pytest
 
@@ -8,11 +8,11 @@ from tests.chaos.fault_run import Plan, Report
 
 pytestmark = pytest.mark.timeout(90)
 
-# Leases that lapse sooner than in production, so that a short run sees many of them.
+# Shorter leases than in production, so that many lapse in a short run.
 _WORKER = WorkerSettings(
     lease_seconds=0.8, beat_seconds=0.2, reap_seconds=0.1, grace_seconds=0.1, concurrency=8
 )
-# Leases as in production, where none may lapse on a busy machine.
+# Leases as in production, so that none lapses on a busy machine.
 _CALM = WorkerSettings(grace_seconds=0.1, concurrency=8)
 
 

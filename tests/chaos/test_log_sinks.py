@@ -1,4 +1,4 @@
-"""Logs that cannot be written: everybody is answered all the same, and processes end in time."""
+"""Logs that cannot be written: every message is still answered, and processes end in time."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One account's prompts that break an upstream put off nobody else's messages."""
+"""One account's prompts that break an upstream do not defer other accounts' messages."""
 
 import pytest
 

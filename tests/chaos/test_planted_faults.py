@@ -1,4 +1,4 @@
-"""The ledger names every known fault, and nothing where there is none."""
+"""The invariants name every planted fault, and find nothing where none is planted."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Short runs with messages that kill their worker: they are given up, and nobody else is."""
+"""Short runs with messages that kill their worker: they are given up, and no other message is."""
 
 import pytest
 
@@ -28,5 +28,5 @@ async def test_poison_is_given_up_and_its_neighbours_are_not(
     )
     report = await poison_messages.run(plan)
     assert (report.innocents_failed, report.poisons_given_up) == (0, len(places))
-    # Each poison falls in company at first, then alone, and a storm of deaths delays that.
+    # Each poison kills a worker with others first, then alone; many deaths in a row delay that.
     assert report.deaths <= 12 * len(places)

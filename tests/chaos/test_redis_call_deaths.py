@@ -1,4 +1,4 @@
-"""A worker dies before and after some of its store calls; all the others by the command."""
+"""A worker dies before and after some of its Redis calls; the command tries all of them."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.chaos.redis_call_deaths import Scenario
 
 pytestmark = pytest.mark.timeout(60)
 
-# Each passage takes half a second; the settlement is always among those that are tried.
+# Each passage takes half a second; those around the settlement are always tried.
 _EVERY: dict[Scenario, int] = {"talk": 25, "cancel": 37, "drain": 31, "heir": 29}
 
 
@@ -19,6 +19,6 @@ async def test_nothing_is_lost_where_a_worker_dies(scenario: Scenario) -> None:
         chosen = dict.fromkeys((*settlement, *every[:: _EVERY[scenario]]))
         tried = [await redis_call_deaths.die_at(scene, scenario, boundary) for boundary in chosen]
     assert [one.findings for one in tried] == [[]] * len(tried)
-    # One that drains settles or releases, as its time allows.
+    # A draining worker settles or releases, as its time allows.
     assert scenario == "drain" or all(one.is_reached for one in tried[:2])
     assert sum(one.is_reached for one in tried) > len(tried) // 2

@@ -1,4 +1,4 @@
-"""Every trouble of Redis, made short, against processes that live through all of them in turn."""
+"""Every Redis failure, shortened, against processes that live through all of them in turn."""
 
 from collections.abc import AsyncIterator
 from typing import Final

@@ -1,4 +1,4 @@
-"""A few cuts of append-only files; the full run is by the command."""
+"""A few cuts of append-only files; the long run is the command."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The course of an upgrade, with one version in both places; the full run is by the command."""
+"""The steps of an upgrade, with one version in both places; the long run is the command."""
 
 import sys
 from pathlib import Path

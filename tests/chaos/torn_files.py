@@ -1,15 +1,15 @@
-"""Append-only files cut in the middle, as by a loss of power: `python -m tests.chaos.torn_files`.
+"""Append-only files cut in the middle, as by a power failure: `python -m tests.chaos.torn_files`.
 
-A load writes under `fsync`. Now and then what was acknowledged is noted, and the size of the file
-then; a little later its files are copied, and the last is cut at a random byte between that size
-and its end. A server is started on the copy: it must hold all that was acknowledged, and nothing by
-halves; and once everything has been brought to its end, the ledger must find nothing.
+Scenarios write under `fsync`. Now and then the acknowledged writes and the size of the file are
+noted; a little later its files are copied, and the last one is cut at a random byte between that
+size and its end. A server is started on the copy: it must hold everything acknowledged, and no
+function's writes in part; and once everything has ended, the invariants must find nothing.
 
-Owns the cuts and what is known of each. Refuses to judge: that is the ledger's.
+Owns the cuts and what is known at each. `invariants` judges.
 
-DESIGN. With `appendfsync always` no reply leaves before the sync of what it acknowledges, so a size
-that is read after a reply came has all of it. What was posted meanwhile may be in the copy or not:
-it is expected only if it is there.
+DESIGN. With `appendfsync always` no reply is sent before its write is synced, so a size that is
+read after a reply covers that write. What was posted meanwhile may be in the copy or not: it is
+expected only if it is there.
 """
 
 import argparse
@@ -50,11 +50,10 @@ _LOADED_PER_WHOLE: Final = 4
 
 
 class Tally(msgspec.Struct):
-    """What was seen of all cuts: how many tore something, what was lost of it, and what is wrong.
+    """The results of all cuts: how many tore a record, how much was dropped, and what is wrong.
 
-    `blocks` counts cuts in the middle of what one function wrote, `states` the states that one
-    could fall between; `kept` the acknowledged messages that were looked for, `extra` those that
-    nobody had been told of and that were there.
+    `blocks` counts cuts within the writes of one function, `states` the states between functions;
+    `kept` the acknowledged messages that were looked for, `extra` the unacknowledged ones found.
     """
 
     cuts: int = 0
@@ -75,14 +74,14 @@ class Tally(msgspec.Struct):
 
 
 class Acknowledged(NamedTuple):
-    """What a day's callers had been told at one moment."""
+    """What a scenario's clients had been acknowledged at one moment."""
 
     full_scenario: FullScenario
     evidence: Evidence
 
     @classmethod
     def of(cls, full_scenario: FullScenario) -> "Acknowledged":
-        """Note it for one day."""
+        """Return it for one scenario."""
         known = full_scenario.evidence
         return cls(
             full_scenario,
@@ -97,7 +96,7 @@ class Acknowledged(NamedTuple):
 
 
 class Load:
-    """Days that begin and end on a server, each under a prefix of its own."""
+    """Scenarios that run on a server one after the other, each under a prefix of its own."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -106,7 +105,7 @@ class Load:
         self.scenarios: list[FullScenario] = []
 
     async def keep_writing(self) -> None:
-        """Live through one day after the other, until cancelled."""
+        """Run one scenario after the other, until cancelled."""
         while True:
             self._begun += 1
             settings = settings_of(self._server, f"d{self._begun}")
@@ -121,7 +120,7 @@ class Load:
                 await redis.close()
 
     def sweep(self, raw_client: RawClient) -> None:
-        """Forget the days that are over, so that each copy is small."""
+        """Delete the finished scenarios, so that each copy is small."""
         for full_scenario in self._finished:
             redis_invariants.sweep(raw_client, full_scenario.queue.settings)
             self.scenarios.remove(full_scenario)
@@ -129,7 +128,7 @@ class Load:
 
 
 def settings_of(server: Server, prefix: str) -> RedisSettings:
-    """Return a prefix on a server that a busy machine may keep waiting."""
+    """Return settings for a prefix, with long timeouts for a busy machine."""
     return RedisSettings(
         url=server.url,
         prefix=prefix,
@@ -147,7 +146,7 @@ def tail_of(folder: Path) -> Path:
 
 
 class Copy(NamedTuple):
-    """A server that runs on a cut copy; how many bytes it dropped, and whether of a block."""
+    """A server on a cut copy: the bytes that it dropped, and whether within a function's writes."""
 
     server: Server
     cut_at: int
@@ -159,7 +158,7 @@ class Copy(NamedTuple):
 async def cut_copy(server: Server, place: Callable[[int], int]) -> AsyncIterator[Copy]:
     """Copy a server's files, cut the last one, and start a server on them.
 
-    `place` says where to cut, in bytes, by how long it is.
+    `place` returns the byte to cut at, given the length.
     """
     copied_server = Server()
     try:
@@ -169,7 +168,7 @@ async def cut_copy(server: Server, place: Callable[[int], int]) -> AsyncIterator
         with tail.open("r+b") as file:
             file.truncate(cut_at)
         await asyncio.to_thread(copied_server.start)
-        # The file itself may grow by now: what has expired is deleted, and that is written.
+        # Read from the log, because the file grows again when expired keys are deleted.
         log = (copied_server.folder / "log").read_text()
         kept = _KEPT.search(log)
         dropped = cut_at - int(kept[1]) if kept else 0
@@ -179,7 +178,7 @@ async def cut_copy(server: Server, place: Callable[[int], int]) -> AsyncIterator
 
 
 async def run(cuts: int, *, seed: int, loads: int = LOADS) -> Tally:
-    """Cut so many times under load, and return what was seen."""
+    """Cut this many times under load, and return the results."""
     tally, chance = Tally(), random.Random(seed)
     with Server(appendfsync="always") as server, server.raw_client() as raw_client:
         load = Load(server)
@@ -201,7 +200,7 @@ async def run(cuts: int, *, seed: int, loads: int = LOADS) -> Tally:
 
 
 async def _rewrite(raw_client: RawClient) -> None:
-    """Have the file written anew, so that there is a base beneath what is appended."""
+    """Rewrite the file, so that there is a base file beneath the appended one."""
     raw_client("BGREWRITEAOF")
     await waiting.until(
         lambda: not raw_client("INFO", "persistence")["aof_rewrite_in_progress"], what="a rewrite"
@@ -209,7 +208,7 @@ async def _rewrite(raw_client: RawClient) -> None:
 
 
 async def _cut(server: Server, load: Load, chance: random.Random, tally: Tally) -> None:
-    """Cut once, and judge every day that was under way."""
+    """Cut once, and check every scenario that was running."""
     acknowledged = [Acknowledged.of(full_scenario) for full_scenario in load.scenarios]
     at_least = tail_of(server.folder).stat().st_size
     await SystemClock().sleep(chance.uniform(0, _TAIL_SECONDS))
@@ -224,9 +223,9 @@ async def _cut(server: Server, load: Load, chance: random.Random, tally: Tally) 
 async def judge(
     server: Server, raw_client: RawClient, known: Acknowledged, tally: Tally
 ) -> list[str]:
-    """Return what is wrong with a day in a copy: at once, and once all of it has ended."""
+    """Return what is wrong with a scenario in a copy: at once, and once all of it has ended."""
     settings = settings_of(server, known.full_scenario.queue.settings.prefix)
-    # Nothing by halves: these rules hold between any two functions.
+    # These rules hold between any two functions, so a partly written function breaks them.
     found = redis_invariants.faults(raw_client, settings)
     acknowledged_count = len(known.evidence.accepted_messages)
     evidence = _expected(raw_client, settings, known)
@@ -244,7 +243,7 @@ async def judge(
 
 
 def _expected(raw_client: RawClient, settings: RedisSettings, known: Acknowledged) -> Evidence:
-    """Make of what was acknowledged what must be in the copy: it, and what else came so far."""
+    """Return what must be in the copy: everything acknowledged, and what else was written."""
     full_scenario, evidence = known
     root = keys.partition_root(settings, 0)
     records = {
@@ -260,7 +259,7 @@ def _expected(raw_client: RawClient, settings: RedisSettings, known: Acknowledge
     evidence.upstream_calls = [
         upstream_call
         if int(records[generation].get("attempt", 0)) >= attempt
-        # Called under a claim that is not in the copy: nobody there knows of it.
+        # The claim of this call is not in the copy.
         else UpstreamCall(upstream_call.call, "", 0, ())
         for upstream_call, (generation, attempt) in zip(
             full_scenario.evidence.upstream_calls, full_scenario.call_attempts, strict=True
@@ -270,9 +269,9 @@ def _expected(raw_client: RawClient, settings: RedisSettings, known: Acknowledge
 
 
 async def _drain(full_scenario: FullScenario) -> None:
-    """Let all leases lapse, as those of workers that went with the power, and work it all off."""
+    """Let all leases lapse, as after a power failure, and run everything to its end."""
     queue = full_scenario.queue
-    # The first reap on a server that was started anew gives every lease its whole time again.
+    # The first reap on a restarted server gives every lease its whole time again.
     await queue.reap(crashes_max=_CRASHES_MAX)
     for name in await queue.redis.call("ZRANGE", keys.LEASES(queue.root), 0, -1):
         await queue.redis.call("ZADD", keys.LEASES(queue.root), "XX", 1, name)
@@ -281,21 +280,21 @@ async def _drain(full_scenario: FullScenario) -> None:
 
 
 class State(NamedTuple):
-    """What a server held when its file was so long: the digest of each key."""
+    """The digests of all keys when the file had this size."""
 
     size: int
     digests: frozenset[tuple[str, bytes]]
 
 
 def digests(raw_client: RawClient) -> frozenset[tuple[str, bytes]]:
-    """Return the digest of every key but those that go of themselves within moments."""
+    """Return the digest of every key except those that expire within moments."""
     short_lived = f":{keys.SUBMISSIONS.pattern.partition(':')[0]}:"
     names = [name for name in raw_client.names("*") if short_lived not in name]
     return frozenset(zip(names, raw_client("DEBUG", "DIGEST-VALUE", *names), strict=True))
 
 
 class Traced(Connection):
-    """A connection that notes what state each command left behind."""
+    """A connection that notes the state after each command."""
 
     def __init__(self, redis: Redis, server: Server, raw_client: RawClient) -> None:
         self._redis = redis
@@ -313,12 +312,12 @@ class Traced(Connection):
 
     @override
     def send(self, *command: Argument) -> None:
-        # Nobody is told when it was carried out, so no state could be noted for it.
-        raise AssertionError(f"a traced day waits for each of its commands: {command[0]!r}")
+        # A command without a reply has no known end, so no state could be noted for it.
+        raise AssertionError(f"a traced scenario waits for each command: {command[0]!r}")
 
 
 async def cut_single_writer(cuts: int, *, seed: int) -> Tally:
-    """Cut one day anywhere: what is left is a state that a whole function had left behind."""
+    """Cut the file of one scenario anywhere: the copy must be a state between two functions."""
     tally, chance = Tally(), random.Random(seed)
     with Server(appendfsync="always") as server, server.raw_client() as raw_client:
         settings = settings_of(server, "whole")

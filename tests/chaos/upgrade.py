@@ -1,12 +1,13 @@
 """An upgrade under load, and back again: `python -m tests.chaos.upgrade --old PATH`.
 
-Owns the course of two checkouts on one Redis. The fleet is of the old one, of both, of the new one,
-of both again, and of the old one, where it must come to rest; then of both and of the new one.
-In every part processes are killed with -9. The exit code is 1 if a message was lost, failed or
-ended twice, if a client was told anything wrong, or if a process logged an error or ended badly.
+Runs two checkouts on one Redis: the old one, both, the new one, both again, and the old one, until
+nothing is unfinished; then both and the new one. In every part processes are killed with -9. The
+exit code is 1 if a message was lost, failed or ended twice, if a client got a wrong response, or if
+a process logged an error or ended badly.
 
-DESIGN. The accounts are opened by the old checkout's command, so that their records are as it makes
-them. A second provider takes few calls at a time and refuses some, so that turns wait for it.
+DESIGN. The accounts are created by the old checkout's command, so that their records are as it
+writes them. A second provider takes few calls at a time and refuses some, so that turns wait for
+it.
 """
 
 import argparse
@@ -102,10 +103,10 @@ output_rate = 2.0
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is asked for: by which commands, for how long, how many of each kind of process.
+    """The options of a run: the commands, how long, how many of each kind of process.
 
-    `seconds` are those of the seven parts together, without the times in which it comes to rest.
-    Without `goes_again` the run ends with the old one, after five parts.
+    `seconds` are those of the seven parts together, without the time until nothing is unfinished.
+    Without `upgrades_again` the run ends with the old checkout, after five parts.
     """
 
     old: Path
@@ -121,7 +122,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(NamedTuple):
-    """What came of it."""
+    """The results of a run."""
 
     seconds: float
     sent: int
@@ -135,7 +136,7 @@ class Report(NamedTuple):
 
     @property
     def faults(self) -> list[str]:
-        """Everything that should not have been."""
+        """Everything that went wrong."""
         found = [*self.complaints, *map(str, self.findings)]
         unexpected = {stage for stage in self.stages if stage not in {"completed", "cancelled"}}
         found += [f"{self.stages[stage]} ended as {stage}" for stage in sorted(unexpected)]
@@ -144,7 +145,7 @@ class Report(NamedTuple):
 
 
 class _UpgradeRun:
-    """The parts of a run."""
+    """The steps of a run."""
 
     def __init__(
         self,
@@ -166,7 +167,7 @@ class _UpgradeRun:
         self._new = Checkout("new", plan.new)
 
     async def run(self) -> None:
-        """Go there and back, come to rest on the old checkout, and maybe go there again."""
+        """Upgrade, downgrade until nothing is unfinished, and maybe upgrade again."""
         await self._add(self._old)
         async with self._clients_talking():
             await self._inject_faults()
@@ -195,7 +196,7 @@ class _UpgradeRun:
                 await self._fleet.start(kind, checkout)
 
     async def _inject_faults(self) -> None:
-        """Let one part of the run pass, with its kills."""
+        """Let one part of the run pass, with kills."""
         ends = self._clock.monotonic() + self._plan.seconds / 7
         while self._clock.monotonic() < ends:
             await self._clock.sleep(self._plan.kill_seconds)
@@ -203,7 +204,7 @@ class _UpgradeRun:
 
     @asynccontextmanager
     async def _clients_talking(self) -> AsyncIterator[None]:
-        """Have clients talk meanwhile; at the end everything that they began has ended."""
+        """Run clients within the block; at its end wait until everything they sent has ended."""
         talking = asyncio.create_task(self._clients.hold_conversations(self._plan.clients))
         try:
             yield
@@ -224,7 +225,7 @@ class _UpgradeRun:
 
 
 async def run(plan: Plan) -> Report:
-    """Carry a plan out and return what came of it."""
+    """Carry out a plan and return the results."""
     clock, evidence = SystemClock(), Evidence()
     began = clock.monotonic()
     async with AsyncExitStack() as stack:
@@ -268,16 +269,16 @@ async def run(plan: Plan) -> Report:
 
 
 def keys_of_older_release(settings: RedisSettings) -> set[str]:
-    """Return the names of keys that release 0.6.1 leaves and this one does not know.
+    """Return the names of keys that only release 0.6.1 knows.
 
-    arq's queue of chores there had one name for all workers, and is never deleted.
+    Its arq queue of chores has one name for all workers, and is never deleted.
     """
     root = keys.system_root(settings)
     return {f"{root}chores", f"{root}chores:health-check"}
 
 
 def _keys_emptied_later(settings: RedisSettings) -> set[str]:
-    """Return the names of keys that chores empty long after sessions were deleted."""
+    """Return the names of keys that chores empty long after a session was deleted."""
     return {
         family(root)
         for root in records.roots(settings)
@@ -286,14 +287,14 @@ def _keys_emptied_later(settings: RedisSettings) -> set[str]:
 
 
 class _ScriptedUpstream:
-    """What the upstream answers; the narrow provider refuses a share of its calls."""
+    """The script of the upstream; the narrow provider refuses a share of its calls."""
 
     def __init__(self, evidence: Evidence, seed: int) -> None:
         self._upstream = Upstream(evidence, seed, _WORDS, _PACE)
         self._chance = random.Random(seed)
 
     def answer(self, request: Request) -> ScriptedAnswer:
-        """Return the answer to a request; one that is refused is no call that counts."""
+        """Return the answer to a request; a refused one is not noted as a call."""
         if request.body["model"] == "beta" and self._chance.random() < _REFUSALS:
             return ScriptedAnswer(status=429, headers={"retry-after": "1"})
         return self._upstream.answer(request)
@@ -309,7 +310,7 @@ def _environment(server: Server, provider: ScriptedProvider) -> dict[str, str]:
 
 
 def _open(command: Path, environment: Mapping[str, str], name: str) -> str:
-    """Open an account by a checkout's own command and return an API key."""
+    """Create an account by a checkout's own command and return an API key."""
     words = ["keys", "create", "--account", name, "--tier", "enterprise", "--json"]
     created = subprocess.run(
         [str(command), *words, "--credits", str(_CREDITS)],
@@ -322,11 +323,11 @@ def _open(command: Path, environment: Mapping[str, str], name: str) -> str:
 
 
 async def _recount_stored(redis: Redis, settings: RedisSettings) -> None:
-    """Have stored bytes counted again, as a chore does: older versions do not count them."""
+    """Recount stored bytes, as a chore does: older versions do not count them."""
     for root in records.roots(settings):
         for account in _ACCOUNTS:
             if await redis.call("EXISTS", keys.ACCOUNT_TOTALS(root, account)):
-                # The first call may end a count that a killed worker had begun.
+                # The first call may finish a count that a killed worker had begun.
                 for _ in range(2):
                     await count_stored(redis, root, account)
 
@@ -344,8 +345,12 @@ def main() -> int:
 
 def _plan() -> Plan:
     parser = argparse.ArgumentParser(prog="tests.chaos.upgrade", description=__doc__)
-    parser.add_argument("--old", type=_command, required=True, help="a folder with its .venv")
-    parser.add_argument("--new", type=_command, help="another one than this")
+    parser.add_argument(
+        "--old", type=_command, required=True, help="folder of a checkout with its .venv"
+    )
+    parser.add_argument(
+        "--new", type=_command, help="folder of the new checkout (default: this one)"
+    )
     parser.add_argument("--server", choices=get_args(ServerKind))
     for name in ("clients", "fronts", "workers", "seed"):
         parser.add_argument(f"--{name}", type=int)
@@ -367,7 +372,7 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "ended", _counts(report.stages)
     yield "attempts", f"{report.attempts:,}"
     yield "killed with -9", _counts(report.kills)
-    yield "asked and met", _counts(report.seen)
+    yield "requests and responses", _counts(report.seen)
     for (who, level, event), count in sorted(report.logged.items()):
         yield f"logged by {who}", f"{count} times, {level}: {event}"
     yield "invariants broken", _counts(broken) or "none"

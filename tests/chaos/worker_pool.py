@@ -1,6 +1,7 @@
-"""The workers of a run, by the process that kills them: born, named, stopped, ended.
+"""The workers that a fork server forked: their start, signals and exit codes.
 
-Owns the nursery's process and one `Ward` for each worker. A context manager: leaving it ends all.
+Owns the fork server's process and one `WorkerChild` for each worker. A context manager: leaving it
+ends all.
 """
 
 import asyncio
@@ -22,9 +23,9 @@ Hook = tuple[str, str]
 
 
 class WorkerChild:
-    """One worker: its process and its own id once they are known, its exit code once it has one.
+    """One worker: its process id and worker id once they are known, its exit code once it has one.
 
-    It `is_named` once it is ready, or has ended without; then `code` is there.
+    `ready_event` is set once it is ready, or has ended before; then `code` is set.
     """
 
     def __init__(self, key: str) -> None:
@@ -39,27 +40,27 @@ class WorkerChild:
     def send(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended."""
         if self.code is None:
-            # 0 would be this process' own group.
+            # 0 would signal this process' own group.
             assert self.pid
             # It may have exited before the fork server has reported it.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it with SIGKILL."""
         self.is_killed = True
         self.send(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Stop it from running; it keeps its connections."""
+        """Send SIGSTOP; its connections stay open."""
         self.send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it run on."""
+        """Send SIGCONT."""
         self.send(signal.SIGCONT)
 
     def terminate(self) -> None:
-        """Ask it to go."""
+        """Send SIGTERM."""
         self.send(signal.SIGTERM)
 
     async def ended(self, seconds: float = _GIVE_UP_SECONDS) -> int:
@@ -71,7 +72,7 @@ class WorkerChild:
 
 
 class WorkerPool:
-    """All workers of one nursery."""
+    """All workers of one fork server."""
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         self.log = log
@@ -102,31 +103,31 @@ class WorkerPool:
 
     @property
     def bad_exits(self) -> list[int]:
-        """The exit codes of those who ended badly once they were ready, and were not killed."""
+        """The nonzero exit codes of workers that were ready and were not killed."""
         ready = [child for child in self._children.values() if child.id and not child.is_killed]
         return [child.code for child in ready if child.code]
 
     @property
     def failed_starts(self) -> int:
-        """How many ended badly before they were ready, as a worker does that finds no Redis."""
+        """How many failed before they were ready, as a worker does without Redis."""
         children = self._children.values()
         return sum(bool(child.code) and not child.is_killed and not child.id for child in children)
 
     @property
     def deaths(self) -> int:
-        """How many have ended by a signal."""
+        """How many ended by a signal."""
         return sum((child.code or 0) < 0 for child in self._children.values())
 
     @property
     def pid(self) -> int:
-        """The nursery's own process."""
+        """The process id of the fork server."""
         assert self._process is not None
         return self._process.pid
 
     def fork_worker(
         self, hooks: Sequence[Hook] = (), environment: Mapping[str, str] | None = None
     ) -> WorkerChild:
-        """Have a worker forked and return at once; it `is_named` once it is ready."""
+        """Request a worker and return at once; its `ready_event` is set once it is ready."""
         assert self._process is not None
         assert self._process.stdin is not None
         child = WorkerChild(f"w{len(self._children)}")

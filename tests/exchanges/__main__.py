@@ -1,10 +1,10 @@
-"""Play all exchanges of ours, and those of a folder, and print one table: kind, exchange, verdict.
+"""Runs all exchanges, and those of a folder, and prints one table: kind, exchange, verdict.
 
     python -m tests.exchanges [FOLDER] [--right FILE] [--folder-only] [--scale 1.0] [--seconds 100]
 
-Each line tells what was seen, and whether it is right: `right`, `WRONG` with what differs, or a
-question mark and the file's own sentence, where no fields say what is right (see `files`).
-`--folder-only` leaves ours out. Ends with an exit code of 1 where something is wrong.
+Each line has the outcome and its verdict: `right`, `WRONG` with the differences, or a question mark
+and the file's own sentence, where no fields say what is right (see `files`). `--folder-only` leaves
+out the built-in ones. The exit code is 1 where something is wrong.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests.support.system import System
 
 
 class Row(NamedTuple):
-    """A line of the table; without `faults` it is right, and None is not known."""
+    """A line of the table; no `faults`: it is right; None: it is not judged."""
 
     kind: str
     name: str
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 async def _play_all(exchanges: Sequence[Exchange], seconds: float) -> dict[str, Outcome]:
-    """Play exchanges through a system of their own."""
+    """Run exchanges through a system of their own."""
     with Server() as server, tempfile.TemporaryDirectory() as scratch:
         settings = RedisSettings(url=server.url)
         async with (
@@ -84,7 +84,7 @@ def _describe(outcomes: Outcome) -> str:
     if result.get("reasoning_content"):
         words.append(f"reasoning={result['reasoning_content']!r}")
     if outcomes.unrelated is not None:
-        words.append(f"bystander={outcomes.unrelated['state']}")
+        words.append(f"other_account={outcomes.unrelated['state']}")
     return "  ".join(words)
 
 
@@ -95,7 +95,7 @@ def _print(rows: list[Row]) -> None:
         kind, name = row.kind.ljust(kind_width), row.name.ljust(name_width)
         sys.stdout.write(f"{kind}  {name}  {verdict:<5}  {row.outcomes}\n")
         if row.faults is None:
-            sys.stdout.write(f"    said to be right: {row.sentence}\n")
+            sys.stdout.write(f"    according to its file: {row.sentence}\n")
         for fault in row.faults or ():
             sys.stdout.write(f"    {fault}\n")
     judged = [row for row in rows if row.faults is not None]
@@ -115,11 +115,11 @@ async def _main(options: argparse.Namespace) -> list[Row]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--right", type=Path)
-    parser.add_argument("--folder-only", action="store_true")
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--seconds", type=float, default=100.0)
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of exchanges in JSON files")
+    parser.add_argument("--right", type=Path, help="JSON file with what is right for each")
+    parser.add_argument("--folder-only", action="store_true", help="run only those of the folder")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies pauses of files")
+    parser.add_argument("--seconds", type=float, default=100.0, help="time limit of each exchange")
     return parser
 
 

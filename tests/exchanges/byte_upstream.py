@@ -1,6 +1,6 @@
 """An upstream on a real socket that sends the replies of exchanges, byte for byte.
 
-Owns which exchange a request is part of (the first segment of its path), the requests that came,
+Owns which exchange a request belongs to (the first segment of its path), the requests that came,
 and the pauses between two pieces of a reply.
 """
 
@@ -22,14 +22,14 @@ _GONE: Final = (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledE
 
 
 class Call(NamedTuple):
-    """A request that came: its decoded body, and when, monotonic, in seconds."""
+    """A request: its decoded body, and its monotonic time in seconds."""
 
     body: Any
     at: float
 
 
 class Upstream:
-    """The upstream of any number of exchanges, an asynchronous context manager."""
+    """The upstream of several exchanges; an asynchronous context manager."""
 
     def __init__(self, exchanges: Iterable[Exchange]) -> None:
         self.calls: defaultdict[str, list[Call]] = defaultdict(list)
@@ -50,7 +50,7 @@ class Upstream:
         await self._server.wait_closed()
 
     def url(self, name: str) -> str:
-        """Return the base URL at which an exchange is to be had."""
+        """Return the base URL of an exchange."""
         assert self._server is not None
         port = self._server.sockets[0].getsockname()[1]
         return f"http://127.0.0.1:{port}/{name}"
@@ -60,7 +60,7 @@ class Upstream:
         assert task is not None
         self._tasks.add(task)
         try:
-            # It is cancelled when the upstream ends, in the middle of a reply as well.
+            # Cancelled when the upstream closes, also in the middle of a reply.
             with contextlib.suppress(*_GONE):
                 while await self._answer(reader, writer):
                     pass
@@ -69,7 +69,7 @@ class Upstream:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Answer one request; whether the line stays open for another."""
+        """Answer one request; return whether the connection stays open."""
         name, body = await _request(reader)
         self.calls[name].append(Call(body, time.monotonic()))
         reply = self._reply(name, json.dumps(body, ensure_ascii=False))
@@ -98,7 +98,7 @@ def _dated(piece: bytes) -> bytes:
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[str, Any]:
-    """Read a request; return the name of its exchange and its decoded body."""
+    """Read a request; return its exchange's name and its decoded body."""
     head = (await reader.readuntil(_HEAD_END)).decode("latin-1")
     first, *lines = head.split("\r\n")
     fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}

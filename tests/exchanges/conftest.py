@@ -1,4 +1,4 @@
-"""The fixture of the exchanges: a deployment of which nothing runs yet."""
+"""The fixture of the exchanges: a deployment in which nothing runs yet."""
 
 from tests.support.system import system
 

@@ -1,8 +1,9 @@
-"""How answers end: by an error, by a limit, by a filter, and with nothing to show.
+"""How answers end: by an error, by a limit, by a filter, or without text.
 
-ERRORS     an end that says that the upstream failed is a failure, whatever was shown before it
-REASONS    why an answer ended stays with it
-EMPTY      no text: refused, spent on thinking, said elsewhere, or really nothing
+ERRORS     an end that reports an upstream failure is a failure, whatever text came before
+PAUSES     an answer that the upstream pauses is continued
+REASONS    the reason of the end is kept with the answer
+EMPTY      no text: refused, all spent on reasoning, text in another field, or really nothing
 """
 
 from typing import Final
@@ -29,7 +30,7 @@ from tests.exchanges.exchange import (
 
 _HALF: Final = "The answer is that the"
 _BROKEN: Final = failed("provider_error/PROVIDER_FAILED", content=_HALF)
-# Nothing was shown: it is asked again, at once and then later.
+# No text was shown: the call is repeated, at once and then later.
 _AGAIN: Final = waiting(calls=2)
 
 
@@ -115,7 +116,7 @@ _SEARCHES: Final = block(
     input={},
 )
 PAUSES: Final = (
-    # It searches the web by itself, pauses, and goes on from what is sent back to it.
+    # It searches the web by itself, pauses, and continues from what is sent back to it.
     Exchange(
         "claude-pauses-while-it-searches",
         claude(*_SEARCHES, *prose("So far: ", index=1), stop="pause_turn"),

@@ -1,7 +1,7 @@
-"""One exchange with an upstream: what a caller asks, the bytes that come back, the right outcome.
+"""One exchange with an upstream: the message, the bytes that come back, the expected outcome.
 
-Owns the shapes of both and the shortest way to write the bytes of each dialect. A reply is a
-sequence of pieces: bytes that are sent as they are, and floats, seconds to pause between them.
+Owns the types of both and short functions that build the bytes of each dialect. A reply is a
+sequence of pieces: bytes that are sent as they are, and floats, seconds of pause between them.
 """
 
 import json
@@ -15,15 +15,15 @@ Json = dict[str, Any]
 
 MESSAGE: Final = "hello there"
 ANSWER: Final = "one two three"
-# In a reply: ten minutes after it is sent, as HTTP writes dates and as RFC 3339 does.
+# Placeholders in a reply: ten minutes after it is sent, as an HTTP date and as RFC 3339.
 SOON_DATE: Final = "(soon, as a date)"
 SOON_TIME: Final = "(soon, as a time)"
 
 
 class Expected(NamedTuple):
-    """What must come of an exchange; what is None is not compared.
+    """The expected outcome of an exchange; a field that is None is not compared.
 
-    `failure` is `category/CODE`. `stage` is where the generation stands as long as it waits.
+    `failure` is `category/CODE`. `stage` is that of a generation that waits.
     """
 
     state: str = "completed"
@@ -41,8 +41,8 @@ class Exchange(NamedTuple):
     """A named exchange. `marker`: only messages that contain it get the reply, others an answer.
 
     `before` are messages that are answered in the same session first. With `refuses`, requests
-    whose body has that word get the reply, and all others an answer; with `until`, those that do
-    not have it yet. With `times`, only so many of its first calls get the reply.
+    whose body contains that text get the reply, and all others an answer; with `until`, those
+    whose body does not contain it. With `times`, only that many first calls get the reply.
     """
 
     name: str
@@ -68,7 +68,7 @@ def completed(
     reasoning: str | None = None,
     credits_used: float | None = None,
 ) -> Expected:
-    """Return the outcome of an answer that is whole."""
+    """Return the outcome of a complete answer."""
     whole = Expected("completed", content, "", calls, finish_reason, reasoning)
     return whole._replace(credits=credits_used)
 
@@ -81,13 +81,13 @@ def failed(
     retryable: bool | None = None,
     credits_used: float | None = 0.0,
 ) -> Expected:
-    """Return the outcome of a failure, `category/CODE`; it costs nothing unless told."""
+    """Return the outcome of a failure, `category/CODE`; it costs nothing unless given."""
     ended = Expected("failed", content, failure, calls, finish_reason=None)
     return ended._replace(credits=credits_used, retryable=retryable)
 
 
 def waiting(calls: int | None = 1) -> Expected:
-    """Return the outcome of what waits in the queue to be tried again."""
+    """Return the outcome of a generation that waits for a retry."""
     return Expected("processing", None, calls=calls, finish_reason=None, stage="retrying")
 
 
@@ -95,7 +95,7 @@ def waiting(calls: int | None = 1) -> Expected:
 
 
 def head(status: int, headers: Mapping[str, str] = {}, *, length: int | None = None) -> bytes:
-    """Return the head of an HTTP response; without a length the end of the line ends the body."""
+    """Return the head of an HTTP response; without a length, closing ends the body."""
     fields = {"content-type": "application/json", **headers}
     fields |= {"connection": "close"} if length is None else {"content-length": str(length)}
     lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in fields.items())]
@@ -103,7 +103,7 @@ def head(status: int, headers: Mapping[str, str] = {}, *, length: int | None = N
 
 
 def refusal(status: int, body: object, headers: Mapping[str, str] = {}) -> tuple[bytes, ...]:
-    """Return a refusal; a body that is no text goes out as JSON."""
+    """Return a refusal; a body that is no string is sent as JSON."""
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     return (head(status, headers, length=len(content)) + content,)
 
@@ -147,7 +147,7 @@ def text_delta(text: str = ANSWER) -> Json:
 
 
 def usage(**counts: object) -> Json:
-    """Return the chunk that tells what was used."""
+    """Return the chunk with the token counts."""
     reported = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, **counts}
     return {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": reported}
 
@@ -214,7 +214,7 @@ def candidate(*parts: Json, finish: str | None = None, **other: object) -> Json:
 
 
 def metered(answer: Json, **counts: object) -> Json:
-    """Return a part of a Gemini answer that also tells what was used."""
+    """Return a part of a Gemini answer with the token counts."""
     reported = {"promptTokenCount": 7, "candidatesTokenCount": 3, "totalTokenCount": 10, **counts}
     return answer | {"usageMetadata": reported}
 

@@ -1,10 +1,10 @@
-"""Exchanges in JSON files: read from a folder, with or without a word on what is right.
+"""Exchanges in JSON files: read from a folder, with or without fields that say what is right.
 
 A file has `dialect`, `request` (fields of a submission) and `upstream_reply_latin1` (pieces of a
-reply, `{"pause_seconds": N}` between them); `kind` and `right`, a sentence, where there are any.
-What is right is compared only where a second file says so: by name the fields of `Right`, and those
-of `Exchange` that the first file lacks. There, `shipped` names a model of the shipped catalogue
-that is asked, and `kinds` gives the rows of our own kinds other names.
+reply, `{"pause_seconds": N}` between them); also `kind`, and `right`, a sentence, if present. The
+outcome is compared only where a second file gives, by the name of the first, fields of `Expected`,
+and fields of `Exchange` that the first file lacks. There, `shipped` names a model of the shipped
+catalogue, and `kinds` renames the kinds of the built-in exchanges.
 """
 
 import json
@@ -20,7 +20,7 @@ _MODEL_SECONDS: Final = {"first_token_seconds": 100.0}
 
 
 class ExchangeFile(NamedTuple):
-    """An exchange as its file has it. `is_judged`: what is right was given in fields."""
+    """An exchange of a file. `is_judged`: the expected outcome was given in fields."""
 
     kind: str
     exchange: Exchange
@@ -46,7 +46,7 @@ def _read(path: Path, verdict: Mapping[str, Any] | None, scale: float) -> Exchan
     exchange = Exchange(
         name=path.stem,
         reply=tuple(pieces),
-        # What waits in the queue is seen as soon as it stands there.
+        # A generation that waits for a retry ends the observation.
         right=Expected(stage="retrying"),
         dialect=decoded["dialect"],
         message=message,
@@ -62,7 +62,7 @@ def _read(path: Path, verdict: Mapping[str, Any] | None, scale: float) -> Exchan
 
 
 def _with_verdict(exchange: Exchange, verdict: Mapping[str, Any]) -> Exchange:
-    """Return the exchange with what is right, and what its file lacks."""
+    """Return the exchange with the expected outcome, and the fields that its file lacks."""
     words = dict(verdict)
     right = Expected(**{name: words.pop(name) for name in Expected._fields if name in words})
     model = {**exchange.model, **words.pop("model", {})}

@@ -1,6 +1,6 @@
-"""Upstreams that are slow but alive, and those that are not: silence and a late first word differ.
+"""Upstreams that are slow but alive, and silent ones: silence and a late first token differ.
 
-The limits here are short: half a second of silence, and three until the first word.
+The limits here are short: 0.6 s of silence, and 4 s until the first token.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""Odd details of an answer that is all there, and answers in other wrappings: none is lost.
+"""Complete answers with odd details, and answers in other wrappings: none is lost.
 
 DETAILS    fields of another type, beside the text or after it
 WRAPPINGS  another content type, or a whole answer where a stream was asked for
-MONEY      what is told of tokens in the ways of each vendor
+MONEY      token counts as each vendor reports them
 """
 
 import json
@@ -254,7 +254,7 @@ MONEY: Final = (
         completed(credits_used=_billed(57)),
         "anthropic",
     ),
-    # A count of nothing for an answer with words is no count: estimated, and never free.
+    # A count of zero for an answer with text is not believed: tokens are estimated.
     Exchange(
         "usage-of-nothing",
         openai(text_delta(), prompt_tokens=0, completion_tokens=0, total_tokens=0),

@@ -1,7 +1,7 @@
 """Upstreams that refuse or fail for a while, and then answer: the message waits and completes.
 
-Each is refused at least as often as an attempt asks at once, or says how long to wait, so that most
-of these messages go back to the queue before they are answered.
+Each fails at least as often as one attempt calls it, or says how long to wait, so most of these
+messages go back to the queue before they are answered.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,11 @@
-"""Requests that an upstream refuses or fails at: whose fault it is, and what it costs others.
+"""Requests that an upstream refuses or fails: whose fault it is, and what it costs others.
 
-ONE_REQUEST  a refusal of one message is nobody else's
+ONE_REQUEST  a refusal of one message concerns no other message
 UNPAID       the deployment's account has no money
 OVERFLOW     the conversation is too long
 POLICY       what was asked is forbidden
 IN_BAND      a failure inside a success
-WAITS        how long to wait, in every form in which it is told
+WAITS        how long to wait, in every form in which upstreams give it
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ _UNPAID: Final = failed("auth/PROVIDER_UNPAID")
 def _one(
     name: str, status: int, body: object, right: Expected, dialect: Dialect = "openai"
 ) -> Exchange:
-    """Only the flagged message is refused; what another account then says is answered."""
+    """Only the flagged message is refused; a message of another account is answered."""
     message = "these words are FLAGGED"
     return Exchange(name, refusal(status, body), right, dialect, message, marker="FLAGGED")
 
@@ -167,7 +167,7 @@ UNPAID: Final = (
 
 
 def _overflow(name: str, status: int, body: object, dialect: Dialect = "openai") -> Exchange:
-    """Refused at every length: asked once more with half of the conversation, then told."""
+    """Refused at every length: repeated once with half of the conversation, then failed."""
     right = failed("invalid_request/CONTEXT_TOO_LONG", calls=2)
     refused = Exchange(name, refusal(status, body), right, dialect, "and AGAIN please")
     return refused._replace(marker="AGAIN", before=("first words", "second words"))

@@ -1,7 +1,7 @@
-"""Exchanges played through a whole system: front, Redis, worker, sockets.
+"""Runs exchanges through a whole system: front, Redis, worker, sockets.
 
 Owns the deployment (a provider and a model for each exchange, so that none cools another's), what
-two accounts ask, and what is seen at the end. All exchanges of a call are played at once.
+two accounts ask, and the outcomes. All exchanges of a call run at once.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from tests.support.api_client import ApiClient, Json
 from tests.support.system import System
 
 _CAPABILITIES: Final = ("json", "reasoning", "web_search", "vision", "tools")
-# A person who waits for an answer looks as often as they are told to, these for less.
+# Shorter than the hints of the front, so that the tests are quick.
 _POLL_SECONDS: Final = 0.05
 
 
 class Outcome(NamedTuple):
-    """What came of an exchange, and of what a second account then asked of the same model."""
+    """The outcome of an exchange, and of a second account's message to the same model."""
 
     status: Json
     listed: Json
@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
     unrelated: Json | None
 
     def faults(self, right: Expected) -> list[str]:
-        """Return where it differs from what is right."""
+        """Return the differences from the expected outcome."""
         status, result = self.status, self.status["result"]
         failure = status["failure"] or {}
         failure_code = f"{failure['category']}/{failure['code']}" if failure else ""
@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
 async def play(
     system: System, exchanges: Sequence[Exchange], *, seconds: float = 15.0
 ) -> dict[str, Outcome]:
-    """Play exchanges on a system of which nothing runs yet; return what was seen, by name."""
+    """Run exchanges on a system in which nothing runs yet; return the outcomes by name."""
     async with Upstream(exchanges) as upstream:
         system.settings = msgspec.structs.replace(
             system.settings,
@@ -129,7 +129,7 @@ async def _play(
 
 
 async def _outcome(api: ApiClient, receipt: Json, right: Expected, seconds: float) -> Json:
-    """Look until it has ended, or stands where it is right to stand."""
+    """Poll until it has ended, or is at the expected stage."""
     ends = time.monotonic() + seconds
     while True:
         try:

@@ -1,7 +1,7 @@
-"""How shipped models are asked: an upstream that refuses a word its model does not take.
+"""Requests to shipped models: an upstream that refuses a parameter that its model does not take.
 
-Every exchange is with a model as the shipped catalogue has it. Its upstream answers each request
-but those with the refused word, so an answer shows that the request was in the model's own words.
+Every exchange is with a model of the shipped catalogue. Its upstream refuses requests with the
+parameter and answers all others, so an answer shows that the request was without it.
 """
 
 from typing import Any, Final
@@ -17,7 +17,7 @@ _SHIPPED: Final = catalogue.read(catalogue.with_shipped({"POLLUX_CONFIG": "/dev/
 
 
 def as_shipped(identifier: str) -> dict[str, Any]:
-    """Return the settings that decide how a model of the shipped catalogue is asked."""
+    """Return the settings of a shipped model that decide its request."""
     model = _SHIPPED.by_identifier[identifier]
     request_settings = {name: getattr(model, name) for name in _REQUEST_FIELDS}
     return {"upstream": model.upstream, "capabilities": model.capabilities, **request_settings}
@@ -48,17 +48,17 @@ def _refuses(word: str, identifier: str) -> Exchange:
 
 
 SHIPPED_MODELS: Final = (
-    # They think by themselves, and refuse to be asked to.
+    # They reason by themselves, and refuse the parameter.
     _refuses("reasoning_effort", "grok-4.7"),
     _refuses("reasoning_effort", "groq/qwen3.8-27b"),
     _refuses("reasoning_effort", "together/minimax-m3"),
-    # They bound an answer by another field.
+    # They limit an answer by another field.
     _refuses("max_tokens", "gpt-6.1-terra"),
     _refuses("max_completion_tokens", "deepseek-v4-pro"),
-    # They report their usage without being asked.
+    # They report token counts without the option.
     _refuses("stream_options", "mistral-small-4"),
     _refuses("stream_options", "together/kimi-k3.1-pro"),
-    # They are asked to think in other words than the models before them.
+    # They take other reasoning parameters than earlier models.
     _refuses("budget_tokens", "claude-sonnet-5-5"),
     _refuses("thinkingBudget", "gemini-3.8-flash"),
     _refuses("thinkingLevel", "gemini-2.5-flash"),

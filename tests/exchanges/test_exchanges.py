@@ -1,4 +1,4 @@
-"""Every exchange comes to the outcome that is right, whatever the upstream's way of saying it."""
+"""Every exchange comes to the expected outcome, however the upstream words it."""
 
 import pytest
 

@@ -1,6 +1,7 @@
 """Clients generated from the document that a front serves, and a conversation through each.
 
-python      a client made by openapi-python-client, in the tests
-typescript  one made by openapi-typescript, by a command that the gate runs: it needs node and npm
-programs/   what their users write: the same conversation in both languages
+conversation    What every generated client asks, and what must come of it
+programs        What users of these clients write: the same conversation in both languages
+python          A client made by openapi-python-client, run by a test
+typescript      Program: a client made by openapi-typescript; the gate runs it, with node and npm
 """

@@ -1,7 +1,7 @@
 """The conversation that every generated client has with a real front and worker, and its outcome.
 
-Owns what is asked and what must come of it. Refuses to know how a client is made: `Program` is the
-command of a program that takes the front's URL, a key and messages, and prints what it was told.
+Owns what is asked and what must come of it. Knows nothing of how a client is made: `Program` is the
+command of a program that takes the front's URL, a key and messages, and prints the outcome as JSON.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ EXPECTED: Final[dict[str, Any]] = {
 
 
 class Program(NamedTuple):
-    """A program, and its environment where it needs one of its own."""
+    """A command, and its environment if it needs one."""
 
     command: Sequence[str | Path]
     environment: dict[str, str] | None = None
@@ -37,7 +37,7 @@ class Program(NamedTuple):
 
 @asynccontextmanager
 async def running_deployment(folder: Path) -> AsyncIterator[System]:
-    """Yield a front and a worker on a server of their own; what they keep is in the folder."""
+    """Yield a front and a worker on a server of their own; their files are in the folder."""
     with Server() as server:
         settings = RedisSettings(url=server.url)
         async with ScriptedProvider() as provider, System(settings, provider, folder) as system:
@@ -52,7 +52,7 @@ async def document(system: System) -> bytes:
 
 
 async def run_conversation(system: System, program: Program) -> dict[str, Any]:
-    """Run a program against the front; return what it was told."""
+    """Run a program against the front; return the outcome that it printed."""
     key = (await system.key()).key
     output = await run([*program.command, system.url, key, *MESSAGES], program.environment)
     printed: dict[str, Any] = json.loads(output)
@@ -64,7 +64,7 @@ async def run(
     environment: dict[str, str] | None = None,
     folder: Path | None = None,
 ) -> str:
-    """Run a command to its end and return what it said; one that fails is an AssertionError."""
+    """Run a command to its end and return its output; a failure is an AssertionError."""
     process = await asyncio.create_subprocess_exec(
         *command,
         env=environment,

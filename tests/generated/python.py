@@ -1,7 +1,7 @@
 """A Python client of a document, as openapi-python-client makes it.
 
-Owns the generator's command. A schema or an operation that it cannot make anything of is a warning,
-and a warning fails it.
+Owns the generator's command. The generator warns about a schema or an operation that it cannot
+translate; `--fail-on-warning` makes that an error.
 """
 
 import sys
@@ -13,12 +13,12 @@ from tests.generated.conversation import Program
 
 PACKAGE: Final = "pollux_client"
 _PROGRAM: Final = Path(__file__).parent / "programs" / "chat.py"
-# Without what formats the files: nobody reads them.
+# Without the formatters: nobody reads the files.
 _CONFIGURATION: Final = f'{{"package_name_override": "{PACKAGE}", "post_hooks": []}}'
 
 
 async def generate(document: bytes, folder: Path) -> Path:
-    """Make a client of a document in a folder and return its package."""
+    """Generate a client of a document in a folder and return its package."""
     (folder / "openapi.json").write_bytes(document)
     (folder / "configuration.json").write_text(_CONFIGURATION)
     package = folder / PACKAGE
@@ -31,5 +31,5 @@ async def generate(document: bytes, folder: Path) -> Path:
 
 
 def program(package: Path) -> Program:
-    """Return the customer's program that uses a client."""
+    """Return the program that uses a client."""
     return Program([sys.executable, _PROGRAM], {"PYTHONPATH": str(package.parent)})

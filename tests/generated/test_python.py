@@ -10,14 +10,14 @@ import pytest
 from tests.generated import conversation, python
 from tests.support import openapi_document
 
-# It starts two programs, one of which imports much.
+# It starts two programs, one of which takes long to import.
 pytestmark = pytest.mark.timeout(240)
 
 _CLASS: Final = re.compile(r"^ +\"(\w+)\",$", re.MULTILINE)
 
 
 def _missing_in(made: dict[str, Any], package: Path) -> set[str]:
-    """Return the schemas and operations of a document for which a client has nothing."""
+    """Return the schemas and operations of a document that a client lacks."""
     operations = {
         f"api/{operation['tags'][0]}/{operation['operationId']}.py"
         for item in made["paths"].values()

@@ -2,10 +2,9 @@
 
     python -m tests.generated.typescript
 
-Needs node and npm; without them it says so and ends well, as where the registry is out of reach.
-Packages are those that programs/package-lock.json pins, and are put into a folder that goes again.
-The gate runs it as a check of its own and shows what it says when nothing was tried: as one of the
-tests it would have to be skipped there.
+Needs node and npm; without them, or without the registry, it prints so and exits with 0. Packages
+are those that programs/package-lock.json pins; they are installed into a temporary folder. The gate
+runs it as a separate check and shows its output, because a test would have to be skipped there.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ from tests.generated.conversation import Program
 _PROGRAMS: Final = Path(__file__).parent / "programs"
 _FILES: Final = ("chat.ts", "package.json", "package-lock.json", "tsconfig.json")
 _INSTALL_SECONDS: Final = 60.0
-# What was fetched before needs no registry; one that does not answer is soon given up.
+# Cached packages need no registry; one that does not answer is given up soon.
 _INSTALL: Final = (
     *"npm ci --no-audit --no-fund --ignore-scripts --prefer-offline".split(),
     *"--fetch-retries=1 --fetch-retry-mintimeout=1000 --fetch-timeout=15000".split(),
@@ -30,7 +29,7 @@ _INSTALL: Final = (
 
 
 def _install_packages(folder: Path) -> bool:
-    """Put the program and its packages into a folder; tell whether they could be fetched."""
+    """Copy the program to a folder and install its packages; return whether that worked."""
     for name in _FILES:
         shutil.copy(_PROGRAMS / name, folder)
     try:
@@ -62,15 +61,15 @@ async def _converse(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make a client and talk through it."""
+    """Generate a client and chat through it."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        sys.stdout.write("no node here: no TypeScript client was tried\n")
+        sys.stdout.write("node or npm is not installed: the TypeScript client was not tried\n")
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not _install_packages(folder):
             sys.stdout.write(
-                "the registry of node is out of reach: no TypeScript client was tried\n"
+                "the npm registry is not reachable: the TypeScript client was not tried\n"
             )
             return
         asyncio.run(_converse(folder))

@@ -1,6 +1,6 @@
-"""The Redis functions against a small model of them, by random walks; and fleets whose workers die.
+"""The Redis functions compared with a small model of them, and fleets whose workers die.
 
-model    what the functions should do, said in plain Python
-walk     random walks, each step compared with the model; `python -m tests.property` walks further
-deaths   a simulated fleet with messages that kill workers; `python -m tests.property.worker_deaths`
+model           What the functions should do, in plain Python
+random_walk     Random calls, each compared with the model; `python -m tests.property` walks further
+worker_deaths   Program: a simulated fleet with messages that kill workers
 """

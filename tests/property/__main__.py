@@ -1,7 +1,8 @@
-"""Walk until so many operations have been compared with the model; exit code 1 if one differs.
+"""Walks until this many operations have been compared with the model; exit code 1 if one differs.
 
-After each of them the answer and the books of both accounts are the model's, to a microcredit; the
-ledger, the streams and every generation are looked at now and then, and at the end of each walk.
+After each operation the reply and the credits of both accounts equal the model's, to a microcredit;
+the ledger, the streams and every generation are compared every 25 operations and at the end of each
+walk.
 """
 
 import argparse
@@ -22,12 +23,12 @@ _COMPARE_EVERY: Final = 25
 
 
 def _walk_on(server: Server, first_seed: int, operations: int) -> None:
-    """Walk rounds of their own seeds. Raises AssertionError with the steps that led to it."""
+    """Walk one round a seed. Raises AssertionError with the steps that led to a difference."""
 
     class BoundWalk(RandomWalk):
         compare_every = _COMPARE_EVERY
 
-    # A machine that is busy with something else is no finding.
+    # A busy machine must not count as a difference.
     redis_settings = RedisSettings(url=server.url, connect_seconds=60.0, timeout_seconds=60.0)
     BoundWalk.server, BoundWalk.redis_settings = server, redis_settings
     began, reported, number = time.monotonic(), 0, first_seed
@@ -63,8 +64,8 @@ def _main(first_seed: int, operations: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Walk the functions beside their model.")
+    parser = argparse.ArgumentParser(prog="tests.property", description=__doc__)
     parser.add_argument("--operations", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first round")
     arguments = parser.parse_args()
     _main(arguments.seed, arguments.operations)

@@ -1,7 +1,8 @@
-"""What the Redis functions should do, said in plain Python.
+"""What the Redis functions should do, in plain Python.
 
-Owns the expected answer of each call and the expected state after it. Refuses to know of Redis: no
-keys, no scores, no time. Fairness is not modelled: a claim may take any account's first.
+Owns the expected reply of each call and the expected state after it. Knows nothing of Redis: no
+keys, no scores, no time. Fairness between accounts is not modelled: a claim may take the first
+generation of any account.
 """
 
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A worker's claim: the id and the token it was given."""
+    """A claim: the generation's id and the fencing token."""
 
     id: str
     token: int
@@ -55,7 +56,7 @@ class Attempt:
 
 @dataclass
 class Account:
-    """An account's books."""
+    """The credits of an account."""
 
     granted: int = 0
     balance: int = 0
@@ -76,12 +77,12 @@ class Model:
         self._lapsed: set[str] = set()
 
     def unfinished(self, session: str) -> list[Generation]:
-        """Return what a session has under way, in the order of its turns."""
+        """Return the unfinished generations of a session, in the order of its turns."""
         turns = (self.generations[id_] for id_ in self.sessions.get(session, []))
         return [one for one in turns if one.where != "ended"]
 
     def at(self, where: Where) -> list[Generation]:
-        """Return the generations that stand in a place."""
+        """Return the generations in a place."""
         return [one for one in self.generations.values() if one.where == where]
 
     def holder(self, attempt: Attempt) -> Generation | None:
@@ -90,7 +91,7 @@ class Model:
         return one if one and one.where == "leased" and one.attempt == attempt.token else None
 
     def grant(self, account: str, amount: int) -> int | NotGranted:
-        """Give credits, or take what is free."""
+        """Grant credits; a negative amount takes free ones."""
         credit_totals = self.accounts[account]
         if credit_totals.balance + amount < 0:
             return "poor"
@@ -99,13 +100,13 @@ class Model:
         return credit_totals.balance
 
     def accept(self, one: Generation, on_conflict: OnConflict) -> str:
-        """Take a generation in; return what `accept` should say."""
+        """Accept a generation; return what `accept` should reply."""
         busy = self.unfinished(one.session)
         credit_totals = self.accounts[one.account]
         if busy and on_conflict == "reject":
             return "busy"
-        # An interrupt is paid for by what it gives back: the holds of those that nobody answers,
-        # and if that is not enough, that of the answer under way, which then ends at once.
+        # An interrupt is paid by the holds that it frees: those of waiting turns, and if these are
+        # not enough, that of the running answer, which then ends at once.
         is_freeing = on_conflict == "interrupt"
         freed = sum(each.hold for each in busy if is_freeing and each.where != "leased")
         is_hold_needed = credit_totals.balance + freed < one.hold
@@ -131,7 +132,7 @@ class Model:
         return "accepted"
 
     def lane_due(self, *, is_batch_waiting: bool) -> Lane:
-        """Return the lane that the next claim is from: a person's, but for a trickle of batch."""
+        """Return the lane of the next claim: interactive, except every 20th while batch waits."""
         lanes = {one.lane for one in self.unsuspected()}
         is_batch_due = is_batch_waiting and self.claims_since_batch >= TRICKLE - 1
         lane: Lane = "batch" if is_batch_due or lanes == {"batch"} else "interactive"
@@ -141,15 +142,15 @@ class Model:
         return due
 
     def claimable(self) -> list[Generation]:
-        """Return what is ready, as far as the order among accounts is left open: persons first."""
+        """Return what is ready, interactive first; the order among accounts is not modelled."""
         return sorted(self.unsuspected(), key=lambda one: (one.lane == "batch", one.number))
 
     def unsuspected(self) -> list[Generation]:
-        """Return what is ready and no suspect."""
+        """Return what is ready and not a suspect."""
         return [one for one in self.at("ready") if one.suspects_max is None]
 
     def suspects(self, count: int) -> list[Generation]:
-        """Return the suspects that one claim of so many takes, for a worker that has none."""
+        """Return the suspects that one claim of `count` takes, for a worker that has none."""
         waiting = [one for one in self.at("ready") if one.suspects_max is not None]
         taken: list[Generation] = []
         for one in sorted(waiting, key=lambda one: (one.lane == "batch", one.number)):
@@ -169,7 +170,7 @@ class Model:
         return Attempt(one.id, one.attempt)
 
     def append(self, attempt: Attempt, seq: int, text: str) -> str:
-        """Write one event; an old number changes nothing."""
+        """Append one event; a number that was used before changes nothing."""
         one = self.holder(attempt)
         if one is None:
             return "refused"
@@ -190,7 +191,7 @@ class Model:
         return Settled(one.captured)
 
     def release(self, attempt: Attempt, *, is_deferred: bool) -> str:
-        """Hand an attempt back."""
+        """Release an attempt."""
         one = self.holder(attempt)
         if one is None:
             return "refused"
@@ -216,7 +217,7 @@ class Model:
         return Cancelled(one.hold)
 
     def reap(self) -> list[tuple[str, str, str]]:
-        """Put right what time has overtaken; return what was done about whom."""
+        """Requeue or end what has lapsed; return what was done with each generation."""
         lapsed = [one for one in self.at("leased") if one.is_lapsed]
         held = {one.worker: self._held(one.worker) for one in lapsed}
         self._lapsed.update(held)
@@ -231,7 +232,7 @@ class Model:
         return sorted(done)
 
     def delete_session(self, session: str) -> None:
-        """Forget a session and all of its generations."""
+        """Delete a session and all of its generations."""
         for one in reversed(self.unfinished(session)):
             self._end(one, "cancelled")
         for id_ in self.sessions.pop(session):
@@ -252,7 +253,7 @@ class Model:
         return one.account, one.id, what
 
     def _held(self, worker: str) -> int:
-        """Return how many a worker held; one more where others lapsed before or are to lapse."""
+        """Return how many a worker held; one more where others lapsed before or will lapse."""
         leased = [one for one in self.at("leased") if one.worker == worker]
         lapsed = sum(one.is_lapsed for one in leased)
         is_piece = worker in self._lapsed or (lapsed == 1 and len(leased) > 1)
@@ -269,7 +270,7 @@ class Model:
             one.suspects_max = 1
 
     def _retry_later(self, one: Generation, where: Where) -> None:
-        """End an attempt, which tells so, and let another be made."""
+        """End an attempt with an event, and queue another."""
         one.where, one.stage = where, "retrying"
         one.seq += 1
         one.epochs[one.attempt] = one.epochs.get(one.attempt, 0) + 1
@@ -277,7 +278,7 @@ class Model:
     def _end(
         self, one: Generation, stage: Stage, *, cost: int = 0, at: tuple[int, int] | None = None
     ) -> bool:
-        """End a generation and let the session's next turn move up; tell whether one did."""
+        """End a generation and make the session's next turn ready; return whether there was one."""
         credit_totals = self.accounts[one.account]
         was_head = one.where != "waiting"
         one.captured = min(one.hold, cost)
@@ -296,5 +297,5 @@ class Model:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether nothing is unfinished."""
         return all(one.stage in ENDS for one in self.generations.values())

@@ -1,9 +1,9 @@
-"""Random walks over the functions on a real server, each step compared with the model.
+"""Random calls of the functions on a real server, each compared with the model.
 
-After every step: the answer is the model's, and so are the books. After every `look_every` steps,
-besides: every generation stands where the model has it and moved along the table only, no text or
-event of an attempt without a token is to be seen, streams have no gap, and the ledger finds nothing
-amiss. At the end of a walk all that is left is brought to an end, and nothing stays under way.
+After every step the reply and the credits equal the model's. After every `compare_every` steps
+also: every generation is where the model has it and moved along the transition table only, no text
+or event of an attempt without a token is visible, streams have no gap, and the invariants hold. At
+the end of a walk everything left is brought to an end, and nothing stays unfinished.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ _conflicts: st.SearchStrategy[OnConflict] = st.sampled_from(["enqueue", "reject"
 
 
 class RandomWalk(RuleBasedStateMachine):
-    """One walk, on a prefix of its own; `operations` counts those of all walks of a class."""
+    """One walk, under a prefix of its own; `operations` counts those of all walks of a class."""
 
     server: Server
     redis_settings: RedisSettings
@@ -68,7 +68,7 @@ class RandomWalk(RuleBasedStateMachine):
         return self.runner.run(call)
 
     def act(self, call: Coroutine[Any, Any, T]) -> T:
-        """Carry out an operation on what is looked at afterwards."""
+        """Carry out an operation and count it."""
         type(self).operations += 1
         return self.run(call)
 
@@ -77,7 +77,7 @@ class RandomWalk(RuleBasedStateMachine):
 
     @initialize(budget=st.integers(0, 100))
     def create_accounts(self, budget: int) -> None:
-        """Something to work with, so that walks are not spent on empty queues."""
+        """Create accounts with a claimed generation, so that walks do not start on empty queues."""
         for account in self.model.accounts:
             self.grant(account, budget)
             self.begin(account, "interactive", 0)
@@ -102,7 +102,7 @@ class RandomWalk(RuleBasedStateMachine):
         self._accept(self._new_generation(account, session, lane, hold), on_conflict)
 
     def _id(self, kind: str) -> str:
-        """Return a fresh id: counted, so that a walk can be walked again."""
+        """Return a new id: counted, so that a walk can be repeated."""
         self.made += 1
         return f"{kind}{self.made:04}"
 
@@ -149,7 +149,7 @@ class RandomWalk(RuleBasedStateMachine):
             one = self.model.generations[claim.id]
             assert one.where == "ready"
             if one.suspects_max is None:
-                # Persons first, but for a trickle; of an account's own the oldest goes first.
+                # Interactive first, except for a trickle; within an account the oldest first.
                 assert one.lane == self.model.lane_due(is_batch_waiting=is_batch_waiting)
                 rivals = [other for other in self.model.unsuspected() if other.number < one.number]
                 assert not [o for o in rivals if (o.account, o.lane) == (one.account, one.lane)]
@@ -184,7 +184,7 @@ class RandomWalk(RuleBasedStateMachine):
             self.queue.settle(self.claims[attempt], seq=seq, stage=stage, cost=cost, text=text)
         )
         assert settled == self.model.settle(attempt, seq, stage, cost)
-        # Storms of deaths are not modelled.
+        # Many worker deaths in a row are not modelled.
         self.run(self.redis.call("HDEL", keys.CLOCKS(self.queue.root), "storm"))
 
     @precondition(lambda self: self.claims)
@@ -247,7 +247,7 @@ class RandomWalk(RuleBasedStateMachine):
         self._move_to_past(keys.DEFERRED, one)
 
     def _move_to_past(self, family: keys.Key, one: Generation) -> None:
-        """As if time had passed this one by."""
+        """Move a time of this generation to the past."""
         member = f"{one.account}:{one.id}"
         self.run(self.redis.call("ZADD", family(self.queue.root), "XX", 1, member))
 
@@ -283,7 +283,7 @@ class RandomWalk(RuleBasedStateMachine):
             self.invariants_hold()
             self.generations_match_model()
         else:
-            # Which stage follows which is told by neighbours only.
+            # Stages can be compared with those of the previous step only.
             self.seen.clear()
 
     def invariants_hold(self) -> None:

@@ -1,4 +1,4 @@
-"""Random walks, each step looked at; `python -m tests.property` walks further."""
+"""Random walks, each step compared; `python -m tests.property` walks further."""
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -1,4 +1,4 @@
-"""However messages that kill workers and others share them: the first are given up, no other is."""
+"""However poison messages and others share workers: poisons are given up, no other message is."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from shared.settings import RedisSettings
 from tests.property import worker_deaths
 from tests.property.worker_deaths import PLANS
 
-# Each ends otherwise in one of the plans where a death costs its neighbours upstream calls.
+# Seeds with different outcomes in the plans where a death costs neighbours upstream calls.
 _SEEDS = (2, 7, 18)
-# A storm of deaths delays that a death counts.
+# Many deaths in a row delay that a death is counted.
 _DEATHS_PER_POISON_MAX = 12
 
 

@@ -1,10 +1,9 @@
 """Workers that run messages of which some kill them, step by step, on the real Redis functions.
 
-Owns a simulated fleet: what each worker holds, when a poison strikes, how soon a death is noticed
-and how many leases one reap takes. Time is counted in steps and moved on in Redis by hand, so that
-a seed tells the schedule. `python -m tests.property.worker_deaths --seeds 100`: a line for each
-plan; exit
-code 1 if an innocent message failed, or a poison did not. Refuses to judge otherwise.
+Owns a simulated fleet: what each worker holds, when a poison kills it, how soon a death is noticed
+and how many leases one reap takes. Time is counted in steps and moved in Redis by hand, so that a
+seed determines the schedule. `python -m tests.property.worker_deaths --seeds 100` prints a line for
+each plan; exit code 1 if an innocent message failed, or a poison did not.
 """
 
 import argparse
@@ -29,18 +28,18 @@ from worker.resilience.retry_policy import CALLS_PER_TURN_MAX
 
 STEP_MS: Final = 50
 STEPS_MAX: Final = 4_000
-# What was claimed is not yet with the upstream for so many steps.
+# Steps between a claim and its upstream call.
 _STEPS_TO_CALL: Final = 1
-# Nobody listens here: a worker is absent for so long only if that is said of it.
+# No worker has a listener here, so none may count as absent by itself.
 _NEVER_MS: Final = 10**12
 _CLAIMS_SHARE: Final = 0.7
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent to how many workers. Times are steps; of each pair both ends are possible.
+    """What is sent to how many workers. Times are ranges of steps, ends included.
 
-    With `is_lapsing` nobody misses a worker: its leases lapse one by one. `limits` are how many
-    leases one reap takes.
+    With `is_lapsing` a dead worker is not noticed as such: its leases lapse one by one. `limits`
+    are the possible numbers of leases that one reap takes.
     """
 
     innocents: int = 12
@@ -57,9 +56,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """What came of a run, with what happened in `log`.
+    """The results of a run, with its events in `log`.
 
-    `calls_max`, `falls_max` and `crashes_max` are the most that an innocent message was counted.
+    `calls_max`, `falls_max` and `crashes_max` are the highest counts of an innocent message.
     """
 
     innocents_failed: int = 0
@@ -75,7 +74,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 @dataclass
 class _Attempt:
-    """One attempt in a worker; it is over, one way or the other, at a step."""
+    """One attempt in a worker, and the step at which it ends."""
 
     claimed: Claimed
     is_poison: bool
@@ -85,7 +84,7 @@ class _Attempt:
 
     @property
     def seq(self) -> int:
-        """The number of its first event; that of a later attempt came with its claim."""
+        """The number of its first own event; a later attempt's first event came with its claim."""
         return 1 if self.claimed.attempt == 1 else 2
 
 
@@ -110,14 +109,14 @@ class Fleet:
         self._settings = WorkerSettings(concurrency=plan.concurrency)
         self._number = 0
         self._workers = [self._start_worker(0) for _ in range(plan.workers)]
-        # By the step in which they are noticed: dead workers, or single leases.
+        # Dead workers, or single leases, by the step in which they are noticed.
         self._unnoticed: dict[int, list[str]] = {}
         self._poisons: set[str] = set()
         self._names: dict[str, str] = {}
         self._outcome = Outcome()
 
     async def run(self) -> Outcome:
-        """Send all, and take steps until all has ended, or far too many."""
+        """Send all messages, and take steps until all have ended, or `STEPS_MAX`."""
         order = [False] * self._plan.innocents + [True] * self._plan.poisons
         self._chance.shuffle(order)
         arrivals = sorted(self._chance.randint(*self._plan.arrival_steps) for _ in order)
@@ -143,7 +142,7 @@ class Fleet:
             self._poisons.add(ticket.id)
 
     async def _step(self, step: int) -> int:
-        """Let all that is due happen; return how many generations have ended."""
+        """Carry out one step; return how many generations have ended."""
         ended = await self._notice(step)
         for worker in list(self._workers):
             if worker.starts_at <= step:
@@ -151,7 +150,7 @@ class Fleet:
         return ended
 
     async def _advance(self, worker: _Worker, step: int) -> int:
-        """Go on with what a worker runs, and let it claim; return how many ended."""
+        """Advance what a worker runs, and let it claim; return how many ended."""
         ended = 0
         for attempt in list(worker.attempts):
             if not attempt.is_calling and step - attempt.began >= _STEPS_TO_CALL:
@@ -163,7 +162,7 @@ class Fleet:
                 return ended
             await self._end(worker, attempt, "completed")
             ended += 1
-        # At times it is busy with something else.
+        # Sometimes it is busy with something else.
         if self._chance.random() < _CLAIMS_SHARE:
             ended += await self._claim(worker, step)
         return ended
@@ -183,7 +182,7 @@ class Fleet:
         self._outcome.innocents_failed += id_ not in self._poisons
 
     async def _claim(self, worker: _Worker, step: int) -> int:
-        """Claim as a worker does: all that there is room for, or what a bell brings."""
+        """Claim as a worker does: for all free slots, or for one after a wakeup."""
         free = worker.slots.free
         count = self._chance.choice((1, free)) if free else 0
         if not count:
@@ -207,8 +206,8 @@ class Fleet:
         return sum([await self._begin(worker, claimed, step) for claimed in batch.claimed])
 
     async def _begin(self, worker: _Worker, claimed: Claimed, step: int) -> bool:
-        """Run what was claimed; tell whether that ended it, since no upstream call is left."""
-        # A step takes less time here than it stands for.
+        """Run a claim; return whether that ended it, because no upstream call was left."""
+        # A step takes less real time than the time it stands for.
         where = keys.GENERATION(self._queue.root, claimed.account, claimed.id)
         await self._queue.redis.call("HSET", where, "started", claimed.claimed_ms - STEP_MS)
         is_poison = claimed.id in self._poisons
@@ -236,7 +235,7 @@ class Fleet:
         return _Worker(f"w{self._number}", step, Slots(self._settings))
 
     def _die(self, worker: _Worker, step: int, why: str) -> None:
-        """Let a worker die; another is started in its place, and its death is noticed later."""
+        """Kill a worker; another is started in its place, and the death is noticed later."""
         self._outcome.deaths += 1
         held = [self._names[each.claimed.id] for each in worker.attempts]
         self._outcome.log.append(f"{step} {worker.name} dies of {why} with {held}")
@@ -252,7 +251,7 @@ class Fleet:
             self._unnoticed.setdefault(when, []).append(name)
 
     async def _notice(self, step: int) -> int:
-        """Reap what is dead and noticed; return how many generations were given up."""
+        """Reap what is noticed in this step; return how many generations were given up."""
         names = self._unnoticed.pop(step, [])
         if not names:
             return 0
@@ -281,15 +280,15 @@ class Fleet:
         self._outcome.crashes_max = max(self._outcome.crashes_max, int(crashes))
 
     async def _pass_time(self) -> None:
-        """Let a step's time pass for what is remembered of deaths."""
+        """Move the recorded times of deaths back by one step."""
         where = keys.CLOCKS(self._queue.root)
         for name in ("died", "storm"):
             if await self._queue.redis.call("HEXISTS", where, name):
                 await self._queue.redis.call("HINCRBY", where, name, -STEP_MS)
 
 
-# Beside a suspect that runs alone, a poison that nobody suspects yet kills its worker once: two of
-# them cannot make it three deaths.
+# A suspect that runs alone can meet one unsuspected poison in its worker, so two poisons cause it
+# at most two deaths, never three.
 PLANS: Final = {
     "one worker": Plan(workers=1),
     "two workers": Plan(),
@@ -306,13 +305,13 @@ PLANS: Final = {
 
 
 async def run(redis: Redis, settings: RedisSettings, plan: Plan, seed: int) -> Outcome:
-    """Carry a plan out on a partition of its own."""
+    """Carry out a plan under a prefix of its own."""
     redis_settings = msgspec.structs.replace(settings, prefix=f"d{ids.new_id()}")
     return await Fleet(RedisFunctions(redis, redis_settings), plan, seed).run()
 
 
 async def _explore(seeds: int) -> int:
-    """Print a line for each plan; return how many runs buried an innocent, or spared a poison."""
+    """Print a line for each plan; return how many runs failed an innocent or not a poison."""
     wrong = 0
     with Server() as server:
         settings = RedisSettings(url=server.url)

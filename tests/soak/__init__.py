@@ -1,12 +1,13 @@
-"""Half an hour of everything going wrong at once, and the proof that nothing grows meanwhile.
+"""Half an hour of faults of every kind, and the proof that nothing grows meanwhile.
 
-course    what stands, for how long, and what is asked when all is over
-weather   the faults and their times: of workers, of Redis, of upstreams
-tenants   clients that hold conversations, hear the ends in every way there is, and delete them
-gauges    memory, descriptors, tasks, objects and keys, looked at every second or two
-witness   what only a process itself knows, told by a thread inside it
-picture   curves as an SVG
+clients         Clients that hold conversations, follow each end in some published way, delete them
+fault_schedule  The faults and their times: of workers, of Redis, of an upstream
+gauges          Series of memory, descriptors, tasks, objects and keys, measured every two seconds
+process_probe   A thread inside a process that counts its tasks and objects
+soak_run        A run: what is started, how long it lasts, what is checked at the end
+svg_chart       Curves as an SVG
+upstream        The script of the two models, with faults now and then
 
-`python -m tests.soak --minutes 30` prints one table and draws one picture. What is kept for hours
-in production is kept for half a minute here, so that what ends in time is seen to end.
+`python -m tests.soak --minutes 30` prints one table and draws one picture. What production keeps
+for hours is kept for half a minute here, so that its expiry is seen.
 """

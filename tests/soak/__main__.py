@@ -1,7 +1,7 @@
 """`python -m tests.soak --minutes 30`: a table, a picture, exit code 1 if anything broke or grew.
 
-A process may hold a tenth more in the last fifth of the run than behind its warm-up; Redis too, the
-ledger apart, of which nothing is ever removed.
+In the last fifth of the run a process may hold a tenth more than after its warm-up; so may Redis,
+without the ledger, from which nothing is ever removed.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from tests.soak import gauges, soak_run, svg_chart
 from tests.soak.soak_run import Plan, Report
 
 _GROWTH_MAX: Final = 1.1
-# What is small moves by more than a share all the time, and does not grow by so much.
+# Small counts vary by more than a tenth; they may move by this much.
 _ALLOWED_MOVES: Final = {
     "descriptors": 12,
     "tasks not done": 12,
     "keys": 60,
     "objects, thousands": 2,
 }
-# What grows with every answer, as it should, or is no holding at all.
+# Series without a bound: the ledger grows with every answer, a rate is not memory.
 _UNBOUNDED: Final = frozenset({("Redis' memory, MiB", "all"), ("ended a second", "generations")})
 _SHOWN_MAX: Final = 40
 
@@ -60,7 +60,7 @@ def _counts(report: Report) -> Iterator[Figure]:
     for name, count in sorted(report.ended.items(), key=lambda each: -each[1]):
         yield Figure(f"generations {name}", f"{count:,}")
     for status, count in sorted(report.refused.items()):
-        yield Figure(f"answers of {status}, sent again", f"{count:,}")
+        yield Figure(f"responses of {status}, repeated", f"{count:,}")
     yield Figure("findings", f"{len(report.findings)}", "", "0", not report.findings)
 
 

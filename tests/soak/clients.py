@@ -1,8 +1,8 @@
-"""Clients that hold conversations, hear each end in one of the published ways, and delete them.
+"""Clients that hold conversations, wait for each end in some published way, and delete them.
 
-Owns what each was told, held against what it had asked. A client sends again, under the same
-Idempotency-Key, what the front could not do just then; a stream that ends early is followed up by a
-wait. Refuses to excuse: what is lost, hangs, or is answered with other words is a finding.
+Owns the comparison of each answer with its question. A client repeats, under the same
+Idempotency-Key, what the front answered with 429 or 503; after a stream that ends early it waits
+for the end. Whatever is lost, hangs, or has other words is a finding.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _NAMED_MODEL_SHARE, _BATCH_SHARE, _CANCEL_SHARE, _DELETE_EARLY_SHARE = 0.3, 0.1,
 
 
 class SoakClients:
-    """All clients of a run, and what came of what they asked."""
+    """All clients of a run, and the ends of their messages."""
 
     def __init__(self, urls: Sequence[str], api_keys: Sequence[str], seed: int) -> None:
         self.findings: list[str] = []
@@ -42,7 +42,7 @@ class SoakClients:
         self._asked = 0
 
     async def hold_conversations(self, clients: int) -> None:
-        """Let so many talk until all is over."""
+        """Run this many clients until `is_over`."""
         async with asyncio.TaskGroup() as group:
             for number in range(clients):
                 group.create_task(self._client(number, random.Random(self._chance.random())))
@@ -60,12 +60,12 @@ class SoakClients:
                 await soak_client.converse()
 
     def question(self) -> str:
-        """Return a question that nobody has asked before."""
+        """Return a new question."""
         self._asked += 1
         return f"question {self._asked}"
 
     def judge(self, asked: str, status: Json, *, cancelled: bool) -> None:
-        """Hold an end against what was asked."""
+        """Compare an end with its question."""
         state, content = status["state"], status["result"]["content"]
         failure = (status["failure"] or {}).get("code")
         self.ended[f"{state}, {failure}" if failure else state] += 1
@@ -74,11 +74,11 @@ class SoakClients:
         if not is_prefix or (state == "completed" and not whole):
             self.findings.append(f"{asked!r} was {state} with {content!r}")
         if state == "cancelled" and not cancelled:
-            self.findings.append(f"{asked!r} was cancelled by nobody")
+            self.findings.append(f"{asked!r} was cancelled by no client")
 
 
 class _SoakClient:
-    """One client in its conversations."""
+    """One client."""
 
     def __init__(
         self, soak_clients: SoakClients, customer: ApiClient, chance: random.Random
@@ -95,7 +95,7 @@ class _SoakClient:
             receipt = await self._send(asked, session)
             session = receipt["session_id"]
             if self._chance.random() < _DELETE_EARLY_SHARE:
-                # What runs is ended with its session.
+                # Deleting the session ends what runs in it.
                 break
             cancelled = self._chance.random() < _CANCEL_SHARE
             if cancelled:
@@ -120,7 +120,7 @@ class _SoakClient:
         return receipt
 
     async def _wait_for_end(self, asked: str, receipt: Json) -> Json | None:
-        """Return the last status, come by in one of the published ways; None if it never came."""
+        """Wait for the end in one of the published ways; return the last status, or None."""
         way = self._chance.choice(("poll", "wait", "stream"))
         followed = await self._follow(receipt) if way == "stream" else None
         wait = None if way == "poll" else _WAIT_SECONDS
@@ -142,12 +142,12 @@ class _SoakClient:
                 await self._all.clock.sleep(status["poll_interval_hint"])
 
     async def _follow(self, receipt: Json) -> str | None:
-        """Return the text that a follower came to have; None where its stream ended early."""
+        """Return the text of a whole stream; None if the stream ended early."""
         try:
             async with following(self._customer, receipt["events_url"]) as stream:
                 received = await stream.rest()
         except (httpx.HTTPError, AssertionError):
-            # Redis is away: the front says so, or cuts a stream that it cannot go on with.
+            # Redis is away: the front answers 503, or closes a stream that it cannot continue.
             return None
         is_whole = bool(received) and received[-1].name in ENDS
         return text_of(received) if is_whole else None
@@ -155,7 +155,7 @@ class _SoakClient:
     async def _call(
         self, method: str, path: str, *, json: Json | None = None, wait: int | None = None
     ) -> httpx.Response:
-        """Send, and send again while the front says that it cannot just now."""
+        """Send, and repeat while the front answers 429 or 503."""
         headers = {"idempotency-key": ids.new_id()}
         parameters = {} if wait is None else {"wait": wait}
         ends = self._all.clock.monotonic() + _GIVE_UP_SECONDS

@@ -1,7 +1,7 @@
 """The faults of a run and their times: of workers, of Redis, of an upstream.
 
-Owns the workers that may die, and Redis' process. One fault follows the other, in a seeded order in
-which each kind comes as often as any other; each lasts as long as it does, then there is a pause.
+Owns the workers that may die, and Redis' process. Faults come one after the other with pauses, in a
+seeded order in which each kind is equally frequent.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _PAST_LEASE_SECONDS: Final = 2.5
 
 
 class FaultSchedule:
-    """What goes wrong. `marks` are the moments, by the clock, at which a fault began."""
+    """The faults of a run. `marks` are the monotonic times at which they began."""
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class FaultSchedule:
             "Redis killed": self._kill_redis,
             f"Redis hung, {_HANG_SECONDS:g} s": self._hang_redis,
             f"Redis away, {_OUTAGE_SECONDS:g} s": self._take_redis_away,
-            "Redis cut every line": self._cut_lines,
+            "Redis cut every connection": self._cut_lines,
             "Redis lost its functions": self._lose_functions,
             f"upstream away, {_UPSTREAM_AWAY_SECONDS:g} s": self._take_upstream_away,
         }
 
     async def inject_faults(self, ends: float, pause_seconds: float) -> None:
-        """Throw one fault after the other until the clock says so, and each has come."""
+        """Inject one fault after the other until `ends`, and until each kind has come."""
         for kind in self._order():
             await self._clock.sleep(pause_seconds * self._chance.uniform(0.5, 1.5))
             if self._clock.monotonic() > ends and len(self.injected) == len(self._kinds):
@@ -67,7 +67,7 @@ class FaultSchedule:
             self.injected[kind] += 1
 
     async def stop_workers(self) -> None:
-        """Let the workers go that are left."""
+        """Terminate the remaining workers."""
         for child in self._slots:
             await self._pool.until_ready(child)
             child.terminate()

@@ -1,7 +1,7 @@
-"""The gauges: what each process and Redis hold, looked at again and again.
+"""Measures what each process and Redis hold, repeatedly.
 
-Owns the series. Refuses to say what is well: `growth` compares two stretches of a series, and the
-bounds are the course's.
+Owns the series. Sets no bounds: `growth` compares two stretches of a series, and the command
+judges.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from tests.support.redis_server import RawClient, Server
 
 _MIB: Final = 1 << 20
 _PAGE_BYTES: Final = resource.getpagesize()
-# Entries of a stream that are measured for the size of all.
+# Entries of a stream that are sampled for its size.
 _MEASURED: Final = 16
-# The stretches that are compared: behind the warm-up, and the end, in shares of the whole.
+# The stretches that are compared, as shares of the run: after the warm-up, and the end.
 _EARLY: Final = (0.2, 0.4)
 _LATE: Final = (0.8, 1.0)
 
@@ -30,7 +30,7 @@ Point = tuple[float, float]
 
 
 class WatchedProcess(NamedTuple):
-    """A process that lives through all of it, and where its witness writes."""
+    """A process that lives through the whole run, and the file of its probe."""
 
     name: str
     pid: int
@@ -38,7 +38,7 @@ class WatchedProcess(NamedTuple):
 
 
 class Gauges:
-    """All series by panel and name; a point is the second and the value."""
+    """All series by panel and name; a point is a second and a value."""
 
     def __init__(self, server: Server, root: str) -> None:
         self.series: defaultdict[str, dict[str, list[Point]]] = defaultdict(dict)
@@ -46,10 +46,10 @@ class Gauges:
         self._root = root
 
     def measure(self, at: float, processes: Sequence[WatchedProcess]) -> None:
-        """Take one point of everything that can be seen just now."""
+        """Take one point of every series."""
         for each in processes:
             self._measure_process(at, each)
-        # Redis may be away: that is the weather.
+        # Redis may be away: that is one of the faults.
         with contextlib.suppress(redis.RedisError), self._server.raw_client() as raw_client:
             self._measure_redis(at, raw_client)
 
@@ -81,7 +81,7 @@ class Gauges:
 
 
 def growth(points: Sequence[Point], whole_seconds: float) -> tuple[float, float] | None:
-    """Return the medians of an early stretch and of the last; None where one has no points."""
+    """Return the medians of the early stretch and of the last; None if one has no points."""
     found = []
     for first, last in (_EARLY, _LATE):
         stretch = [

@@ -1,7 +1,7 @@
-"""What only a process itself knows: how many tasks are not done, how many objects it holds.
+"""Counts the unfinished tasks and the objects of a process, from a thread inside it.
 
-Owns a thread that writes both into a file, once a second. Run as a program it plants itself in
-another: `python -m tests.soak.process_probe FILE api --port 8000`.
+The thread writes both to a file once a second. As a program it starts the probe in another one:
+`python -m tests.soak.process_probe FILE api --port 8000`.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 _EVERY_SECONDS: Final = 1.0
-# The collector's own count is of tracked objects: as good as any, and the same from look to look.
+# Objects that the garbage collector tracks: a count that is comparable over time.
 _LINE: Final = "{tasks} {objects}\n"
 
 
 def plant(path: str) -> None:
-    """Begin to tell."""
+    """Start the thread."""
     threading.Thread(target=_write_counts, args=(Path(path),), daemon=True).start()
 
 
@@ -35,7 +35,7 @@ def _write_counts(path: Path) -> None:
 
 
 def read_counts(path: Path) -> tuple[int, int] | None:
-    """Return tasks and objects as they were last told; None before the first time."""
+    """Return the last counts of tasks and objects; None before the first."""
     if not path.exists():
         return None
     tasks, objects = path.read_text().split()

@@ -1,7 +1,7 @@
-"""A run from its start to the last question: what stands, who talks, what goes wrong, what is left.
+"""A run: what is started, which clients and faults there are, and what is checked at the end.
 
-Owns the order. Two fronts and two workers live through all of it and are watched; of the other
-workers any may die. Redis keeps its file as `fsync` does, so that nothing excuses a loss.
+Two fronts and two workers live through the whole run and are measured; the other workers may be
+killed. Redis syncs each write (`fsync`), so that every loss is a fault.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _FRONTS: Final = 2
 _READY_SECONDS: Final = 30.0
 _QUIET_SECONDS: Final = 120.0
 _WORKER: Final = WorkerSettings(concurrency=16, grace_seconds=2.0)
-# What belongs to a generation or a session: nothing of it is left behind the last one's time.
+# Families of a generation or a session: none is left once the last one has expired.
 _EXPIRING: Final = (
     keys.GENERATION,
     keys.SUBMISSION,
@@ -67,7 +67,7 @@ _EXPIRING: Final = (
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run is asked for; `scale` is how long the faults last, of what they do as a rule."""
+    """The options of a run; `scale` multiplies the durations of faults."""
 
     seconds: float = 1_800.0
     clients: int = 40
@@ -81,7 +81,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. `marks` are the seconds at which faults began; see `Gauges` for `series`."""
+    """The results. `marks` are the seconds at which faults began; `series` are of `Gauges`."""
 
     plan: Plan
     seconds: float
@@ -108,7 +108,7 @@ class SoakRun:
     clock: SystemClock = field(default_factory=SystemClock)
 
     async def run_to_end(self) -> Report:
-        """Go through all of it, and look at what is left."""
+        """Run clients and faults, and check what is left."""
         began = self.clock.monotonic()
         tasks = [
             asyncio.create_task(self._watch(began)),
@@ -128,11 +128,11 @@ class SoakRun:
         return self._report(began, seconds, await self._find_left_over())
 
     async def _watch(self, began: float) -> None:
-        """Look on until cancelled."""
+        """Measure until cancelled."""
         before, then = 0.0, 0
         while True:
             at = self.clock.monotonic() - began
-            # A server that hangs holds up this look, and nobody else.
+            # In a thread, because a hanging server blocks the measurement.
             await asyncio.to_thread(self.gauges.measure, at, self.watched)
             now = self.soak_clients.ended.total()
             rate = (now - then) / max(at - before, 0.001)
@@ -141,7 +141,7 @@ class SoakRun:
             await self.clock.sleep(self.plan.measure_seconds)
 
     async def _find_left_over(self) -> list[str]:
-        """Let what may die go, and tell what should not be there when all is over."""
+        """Terminate the killable workers, and return what should not be left."""
         await self.fault_schedule.stop_workers()
         found = [f"a worker ended with {code}" for code in self.pool.bad_exits]
         return [*found, *await asyncio.to_thread(_left_over, self.server, self.settings)]
@@ -160,7 +160,7 @@ class SoakRun:
 
 
 async def run(plan: Plan) -> Report:
-    """Carry a plan out and return what came of it."""
+    """Carry out a plan and return the results."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(Server(appendfsync="always"))
         provider = await stack.enter_async_context(ScriptedProvider())
@@ -200,7 +200,7 @@ async def run(plan: Plan) -> Report:
 
 
 def _settings(plan: Plan, redis_url: str, upstream_url: str) -> Settings:
-    """Return settings that refuse nobody and keep what has ended for a short while."""
+    """Return settings without limits for clients that keep what has ended for a short while."""
     keep = plan.keep_seconds
     return Settings(
         redis=RedisSettings(url=redis_url, durability="fsync"),
@@ -223,7 +223,7 @@ def _settings(plan: Plan, redis_url: str, upstream_url: str) -> Settings:
 
 
 async def _open(settings: Settings) -> list[str]:
-    """Open the accounts and return a key of each."""
+    """Create the accounts and return a key of each."""
     redis = Redis(settings.redis)
     try:
         await library.load(redis)
@@ -242,7 +242,7 @@ async def _open(settings: Settings) -> list[str]:
 async def _front(
     environment: dict[str, str], folder: Path, name: str
 ) -> AsyncIterator[tuple[str, WatchedProcess]]:
-    """Run a front as a process of its own, with a witness in it."""
+    """Run a front as a process, with a probe in it."""
     port, probe_file = processes.free_port(), folder / name
     url = f"http://127.0.0.1:{port}"
     words = [process_probe.__name__, str(probe_file), "api", "--port", str(port)]
@@ -259,7 +259,7 @@ async def _front(
 
 
 async def _lasting_worker(pool: WorkerPool, folder: Path, name: str) -> WatchedProcess:
-    """Have a worker that lives through all of it, with a witness in it."""
+    """Start a worker that lives through the whole run, with a probe in it."""
     probe_file = folder / name
     child = await pool.until_ready(
         pool.fork_worker([(f"{process_probe.__name__}:plant", str(probe_file))])
@@ -268,7 +268,7 @@ async def _lasting_worker(pool: WorkerPool, folder: Path, name: str) -> WatchedP
 
 
 def _left_over(server: Server, settings: Settings) -> list[str]:
-    """Wait until what ends in time has ended, and tell what should not be there then."""
+    """Wait until expiring keys are gone, and return what should not be left then."""
     root = keys.partition_root(settings.redis, 0)
     patterns = [family(root, *("*" for _ in family.parts)) for family in _EXPIRING]
 
@@ -278,7 +278,7 @@ def _left_over(server: Server, settings: Settings) -> list[str]:
     with server.raw_client() as raw_client:
         with suppress(AssertionError):
             waiting.until_now(lambda: not left(raw_client), _QUIET_SECONDS, what="the end of keys")
-        found = [f"{name} is left though nothing runs" for name in left(raw_client)]
+        found = [f"{name} is left although nothing runs" for name in left(raw_client)]
         found += redis_invariants.faults(raw_client, settings.redis)
         for account in _ACCOUNTS:
             credit_totals = records.credit_totals(raw_client, settings.redis, account)
@@ -286,5 +286,5 @@ def _left_over(server: Server, settings: Settings) -> list[str]:
                 credit_totals.get("held")
                 or credit_totals["granted"] != credit_totals["balance"] + credit_totals["settled"]
             ):
-                found.append(f"the books of {account} do not add up: {credit_totals}")
+                found.append(f"the credits of {account} do not add up: {credit_totals}")
     return found

@@ -1,6 +1,6 @@
 """Curves as an SVG: a panel for each unit, a line for each process, a mark for each fault.
 
-Owns the drawing. Refuses to know what is drawn: panels, names and points come from the gauges.
+Owns the drawing; panels, names and points come from the gauges.
 """
 
 import math
@@ -16,7 +16,7 @@ _WIDTH, _HEIGHT = 620, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 132, 30, 28
 _COLOURS: Final = ("#0b5fa5", "#d1495b", "#2e8b57", "#b8860b", "#6a4c93", "#444444")
 _MARKS: Final = "#dddddd"
-# More than a line has pixels is not seen.
+# More points than a line has pixels would not be visible.
 _POINTS_MAX: Final = 430
 _STEPS: Final = (1, 2, 5, 10)
 _MINUTE: Final = 60
@@ -27,7 +27,7 @@ _HEAD: Final = (
 
 
 class _Frame(NamedTuple):
-    """Where a panel's points come to lie."""
+    """The coordinates of a panel."""
 
     x: float
     y: float
@@ -49,7 +49,7 @@ def draw(
     marks: Sequence[float],
     seconds: float,
 ) -> str:
-    """Return the picture: `marks` are the seconds at which faults were thrown."""
+    """Return the picture: `marks` are the seconds at which faults began."""
     rows = math.ceil(len(panels) / _COLUMNS)
     parts = [_HEAD.format(width=_COLUMNS * _WIDTH, height=rows * _HEIGHT + _TOP)]
     parts.append(_text(_LEFT, _TOP * 0.7, title, "font-size='14' font-weight='bold'"))
@@ -62,7 +62,7 @@ def draw(
 
 
 def _round_up(y_max: float) -> float:
-    """Return the next value that reads well; a panel begins at nought."""
+    """Return the next round value; a panel begins at zero."""
     unit = 10.0 ** math.floor(math.log10(max(y_max, 1e-9)))
     return next(step * unit for step in _STEPS if step * unit >= y_max * 0.999)
 

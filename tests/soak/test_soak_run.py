@@ -1,4 +1,4 @@
-"""A run of some seconds in which every fault comes once, and what the long one is judged by."""
+"""A run of some seconds in which every fault comes once, and how the long run is judged."""
 
 import xml.etree.ElementTree as ET
 

@@ -1,8 +1,7 @@
-"""What the two models answer: mostly the question and some words, now and then a fault.
+"""The script of the two models: the question and some words, with a fault now and then.
 
-Owns the shares of the faults. `alpha` can be away as a whole; `beta`, which stands in for it, never
-is. Every answer repeats its question first and ends with the same word, so that a part is known to
-be one.
+Owns the shares of the faults. `alpha` can be away as a whole; `beta`, its fallback, never is. Every
+answer starts with its question and ends with the same word, so that an incomplete one is noticed.
 """
 
 import random
@@ -25,7 +24,7 @@ class Upstream:
         self._chance = random.Random(seed)
 
     def answer(self, request: Request) -> ScriptedAnswer:
-        """Return what to answer a request."""
+        """Return the answer to a request."""
         if self.is_away and request.body["model"] == "alpha":
             return ScriptedAnswer(status=503)
         words = " ".join(f"word{n}" for n in range(self._chance.randint(*_WORDS)))
@@ -47,12 +46,12 @@ class Upstream:
 
 
 def providers(url: str) -> tuple[ProviderSettings, ...]:
-    """Return the two that serve a model each."""
+    """Return two providers with one model each."""
     return tuple(ProviderSettings(name=name, base_url=url) for name in ("first", "second"))
 
 
 def models() -> tuple[ModelSettings, ...]:
-    """Return both models; what names none goes to the first that answers."""
+    """Return both models; a message that names none goes to the stronger one that works."""
     return tuple(
         ModelSettings(
             identifier=name,

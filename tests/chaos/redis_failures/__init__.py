@@ -1,9 +1,10 @@
-"""What can befall Redis, row by row, and what then becomes of whom a running system serves.
+"""Failures of Redis, one row each: what clients of a running system see of them.
 
-troubles   the rows: how each begins, lasts and ends
-scene      a deployment: a server of its own, one front and two workers as processes
-callers    programs that submit, poll, wait, follow and ask for health, and what they saw
-play       one row from its beginning to its end, and what it came to
-verdict    what must hold of that
-__main__   prints the table; a test plays the same rows, with short ones
+clients      Clients that submit, poll, wait, follow and check health, and their calls
+deployment   A server, one front and two workers as processes
+failures     The rows: how each failure begins, how long it lasts, how it ends
+runner       Runs one row from before the failure until everything works again
+verdict      What must hold for every row
+
+`python -m tests.chaos.redis_failures` prints the table; a test runs the same rows, shortened.
 """

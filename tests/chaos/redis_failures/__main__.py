@@ -1,9 +1,8 @@
-"""Throw every trouble of Redis at a running system and print a Markdown table; three minutes.
+"""Injects every Redis failure into a running system and prints a Markdown table; three minutes.
 
-`python -m tests.chaos.redis_failures`; `--only WORDS` plays the rows whose names hold the words,
-and
-`--server redis` plays them on redis-server where it is installed. The exit code is 1 when anything
-of what must hold does not.
+`python -m tests.chaos.redis_failures`; `--only WORDS` runs the rows whose names contain the words,
+and `--server redis` runs them on redis-server where it is installed. The exit code is 1 when
+anything that must hold does not.
 """
 
 import argparse
@@ -21,13 +20,15 @@ from tests.chaos.redis_failures.runner import Result, play
 from tests.support.redis_server import Kind, binaries
 
 _MARGIN_SECONDS: Final = 1.0
-_HEAD: Final = "| fault | what callers saw | slowest | recovered, ready | lost | re-runs | logged |"
+_HEAD: Final = (
+    "| failure | what clients saw | slowest | recovered, ready | lost | re-runs | logged |"
+)
 
 
 def main() -> int:
-    """Read the options, play, print."""
+    """Read the options, run, print."""
     parser = argparse.ArgumentParser(prog="tests.chaos.redis_failures", description=__doc__)
-    parser.add_argument("--only", default="", help="a part of the names of the rows to play")
+    parser.add_argument("--only", default="", help="run only rows whose names contain this")
     parser.add_argument("--server", choices=sorted(binaries()), default="valkey")
     arguments = parser.parse_args()
     rows = [
@@ -57,7 +58,7 @@ async def _play_all(rows: list[RedisFailure], kind: Kind) -> int:
         )
         sys.stdout.flush()
     sys.stdout.write("".join(f"\nbroken: {breach}" for breach in found))
-    sys.stdout.write("\n" if found else "\nAll that must hold does.\n")
+    sys.stdout.write("\n" if found else "\nEverything that must hold does.\n")
     return 1 if found else 0
 
 

@@ -1,8 +1,8 @@
-"""Programs of one account that go on calling the front, whatever happens, and what they saw.
+"""Clients of one account that keep calling the front during a failure, and their calls.
 
-Owns their manners: a message that is answered 503 is sent again under the same Idempotency-Key, a
-stream that ends early is gone on with after the last event. Refuses to judge: every call is kept
-with its times.
+Owns how they behave: a message that is answered 503 is sent again under the same Idempotency-Key, a
+stream that ends early is resumed after its last event. Does not judge: every call is kept with its
+times.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Kind = Literal["submit", "chat", "status", "wait", "stream", "healthz", "readyz"
 _PACE_SECONDS: Final = 0.1
 _RETRY_PAUSE_SECONDS: Final = 0.1
 _WAIT_SECONDS: Final = 1
-# As long as the front of a scene keeps a chat waiting.
+# How long the front of a deployment waits for the answer of a chat.
 CHAT_SECONDS: Final = 1
 _CLIENT_SECONDS: Final = 60.0
 _SUBMITTERS: Final = 3
@@ -31,9 +31,9 @@ _ACCEPTED: Final = frozenset({httpx.codes.OK, httpx.codes.ACCEPTED})
 
 
 class Call(NamedTuple):
-    """One call: `status` is the answer's, or what became of the line; times are monotonic.
+    """One call: `status` is that of the response, or the connection error; times are monotonic.
 
-    `asked_seconds` is for how long it asked to be kept waiting.
+    `asked_seconds` is the wait that the request asked for.
     """
 
     kind: Kind
@@ -44,12 +44,12 @@ class Call(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long the answer took, beyond what was asked for."""
+        """How long the response took beyond the wait that was asked for."""
         return max(0.0, self.ended - self.began - self.asked_seconds)
 
 
 class Clients:
-    """The programs of one account. `receipts` are what was acknowledged, by message."""
+    """The clients of one account. `receipts` are those of accepted messages, by message."""
 
     def __init__(self, http: httpx.AsyncClient, name: str) -> None:
         self.calls: list[Call] = []
@@ -72,7 +72,7 @@ class Clients:
         key: str = "",
         wait_seconds: int = 0,
     ) -> httpx.Response | None:
-        """Make a call and keep what came of it; None when the line was lost."""
+        """Make a call and keep it; return None if the connection failed."""
         began = self._clock.monotonic()
         request = self._http.build_request(
             "GET" if message is None else "POST",
@@ -94,11 +94,11 @@ class Clients:
         self.calls.append(Call(kind, began, self._clock.monotonic(), status, asked_seconds))
 
     async def send(self, words: str = "", **fields: object) -> Json | None:
-        """Send a message until it is acknowledged; None when it is refused for good."""
+        """Send a message until it is accepted; return None if it is refused for good."""
         return await self._repeat_until_answered("submit", "/api/v1/chat", words, fields)
 
     async def chat(self) -> Json | None:
-        """Send a message in the other dialect, whose answer is waited for; the same otherwise."""
+        """Send a message in the Kombify dialect, which waits for the answer; else as `send`."""
         return await self._repeat_until_answered(
             "chat", "/v1/ai/chat", "", {}, wait_seconds=CHAT_SECONDS
         )
@@ -125,16 +125,16 @@ class Clients:
             is_passing = answer is None or answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
             if not is_passing:
                 return None
-            # Sooner than Retry-After asks for: so more of the calls meet the trouble.
+            # Sooner than Retry-After says, so that more calls meet the failure.
             await self._clock.sleep(_RETRY_PAUSE_SECONDS)
 
     async def poll(self, receipt: Json) -> Json | None:
-        """Return a generation's status, if the front tells it."""
+        """Return the status of a generation, or None if the front does not answer 200."""
         answer = await self.call("status", receipt["poll_url"])
         return answer.json() if answer is not None and answer.status_code == _OK else None
 
     async def end(self, receipt: Json) -> Json:
-        """Look until a generation has ended, and return its last status."""
+        """Poll until a generation has ended, and return its last status."""
         while True:
             status = await self.poll(receipt)
             if status is not None and status["state"] != "processing":
@@ -145,7 +145,7 @@ class Clients:
 
     @asynccontextmanager
     async def calls_going_on(self, slow: Json, queued: Json) -> AsyncIterator[None]:
-        """Have them all call on until the end of the block; who submits sees its message in."""
+        """Keep all clients calling until the end of the block; submissions are finished."""
         calls_to_make: list[Callable[[], Awaitable[object]]] = [
             *[self.send] * _SUBMITTERS,
             self.chat,
@@ -170,13 +170,13 @@ class Clients:
             await self._clock.sleep(_PACE_SECONDS)
 
     async def _wait_on(self, receipt: Json) -> None:
-        """Wait for a generation's end, again and again: what has ended is answered at once."""
+        """Wait for the end of a generation repeatedly; an ended one is answered at once."""
         while not self.is_stopping:
             await self.call("wait", receipt["poll_url"], wait_seconds=_WAIT_SECONDS)
             await self._clock.sleep(_PACE_SECONDS)
 
     async def follow(self, receipt: Json) -> None:
-        """Follow a generation to its end, through as many streams as it takes."""
+        """Follow a generation to its end, with a new stream after each loss."""
         while not (self.received and self.received[-1].name in ENDS):
             status = await self._follow_once(receipt["events_url"])
             if status not in {"200", "503", "lost"}:
@@ -201,19 +201,19 @@ class Clients:
         return "lost"
 
     def followed_text(self) -> str:
-        """Return the text that the follower has in the end."""
+        """Return the text that the follower has."""
         return text_of(self.received)
 
 
 def _receipt(payload: Json) -> Json:
-    """Return where to look for an answer, in either dialect's words."""
+    """Return the id and the poll URL of a receipt of either dialect."""
     id_ = payload.get("message_id") or payload["id"]
     return {"message_id": id_, "poll_url": f"/api/v1/generate/{id_}/status"} | payload
 
 
 @asynccontextmanager
 async def calling(url: str, headers: dict[str, str], name: str) -> AsyncIterator[Clients]:
-    """Yield the callers of an account; every one of their lines ends with the block."""
+    """Yield the clients of an account; their connections end with the block."""
     async with httpx.AsyncClient(
         base_url=url, headers=headers, timeout=_CLIENT_SECONDS, verify=NO_TLS, trust_env=False
     ) as http:

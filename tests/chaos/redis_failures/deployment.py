@@ -1,7 +1,7 @@
-"""A deployment to be troubled: a server of its own, one front and two workers as real processes.
+"""A deployment for failures: a server, one front and two workers as real processes.
 
-Owns their start and their end, and what they logged. The upstream is scripted and answers what the
-words of a message ask for. On the way to the server there may be a proxy, for troubles of networks.
+Owns their start and their end, and what they logged. The upstream answers as the words of a message
+say. For failures of the network a proxy stands before the server.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ _CREDITS: Final = 10**12
 _CRASHES_MAX: Final = 3
 _START_SECONDS: Final = 60.0
 _PING_SECONDS: Final = 1.0
-# No longer than callers ask to be kept waiting: what takes longer is Redis' doing.
+# No longer than clients ask to wait: anything longer is caused by Redis.
 _WAIT_SECONDS_MAX: Final = 1
 _LOUD: Final = frozenset({"warning", "error", "critical"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailureDeployment:
-    """The parts. `members` are the front and the workers, by name."""
+    """The parts. `members` are the processes of the front and the workers, by name."""
 
     server: Server
     proxy: Proxy
@@ -52,24 +52,24 @@ class FailureDeployment:
     url: str
 
     async def open(self, name: str) -> dict[str, str]:
-        """Open an account with credits; return the headers that its programs send."""
+        """Create an account with credits; return the headers with its API key."""
         account = await self.accounts.create(name, "enterprise")
         await self.accounts.grant(account, _CREDITS)
         key = await self.accounts.create_key(account, DEFAULT_SCOPES)
         return {"x-api-key": key.key}
 
     def ended(self) -> list[str]:
-        """Return who has ended."""
+        """Return the names of processes that have ended."""
         return [name for name, member in self.members.items() if not member.is_running]
 
     def faults(self) -> list[str]:
-        """Return what does not add up in Redis."""
+        """Return the invariants that do not hold in Redis."""
         with self.server.raw_client() as raw_client:
             return redis_invariants.faults(raw_client, self.settings.redis)
 
     @contextmanager
     def loud_lines(self) -> Iterator["Counter[str]"]:
-        """Count, once the block has ended, what was logged in it at which an operator looks up."""
+        """Count the warnings and errors logged within the block, once it has ended."""
         loud_events: Counter[str] = Counter()
         before = {name: len(member.lines()) for name, member in self.members.items()}
         yield loud_events
@@ -83,7 +83,7 @@ class FailureDeployment:
 async def running_scene(
     kind: Kind = "valkey", *, is_behind_proxy: bool = False, timeout_seconds: float = 5.0
 ) -> AsyncIterator[FailureDeployment]:
-    """Start all of it; the end of the block ends it all."""
+    """Start everything; the end of the block ends it."""
     async with AsyncExitStack() as stack:
         server = stack.enter_context(Server(kind))
         proxy = await stack.enter_async_context(Proxy(server.socket))
@@ -116,7 +116,7 @@ async def running_scene(
 
 
 def _settings(redis: RedisSettings, upstream: str) -> Settings:
-    """Return settings that refuse nobody, and whose workers hold on as in production."""
+    """Return settings without limits for clients; workers are as in production."""
     settings = settings_of(redis, upstream, WorkerSettings())
     return msgspec.structs.replace(
         settings,
@@ -147,7 +147,7 @@ async def _started(deployment: FailureDeployment) -> None:
 
 
 async def cpu_seconds(deployment: FailureDeployment) -> dict[str, float]:
-    """Return what each of the processes has used of a core so far."""
+    """Return the CPU time that each process has used so far."""
     return await asyncio.to_thread(
         lambda: {name: member.cpu_seconds() for name, member in deployment.members.items()}
     )

@@ -1,7 +1,7 @@
-"""The troubles: what happens to Redis, for how long, and how it ends.
+"""The failures: what happens to Redis, for how long, and how it ends.
 
-Owns the hands that do it, on the server itself or on the way to it. Each returns once the trouble
-is over: the server could serve again from then on.
+Owns the functions that cause them, on the server itself or on the network. Each returns once the
+failure is over: from then on the server could serve again.
 """
 
 import asyncio
@@ -23,11 +23,10 @@ _sleep: Final = SystemClock().sleep
 
 
 class RedisFailure(NamedTuple):
-    """One row, and how long it lasts: `short_seconds` where Redis is waited for one second.
+    """One row, and how long it lasts: `short_seconds` in tests, where Redis' timeout is 1 s.
 
-    `is_on_the_way`: it befalls the network, so all lines lead through a proxy. `is_spared`: no
-    upstream is to be called twice because of it. `loses_all`: what was promised is
-    gone by definition.
+    `is_on_network`: the network fails, so all connections go through a proxy. `forbids_reruns`: it
+    must cause no repeated upstream call. `loses_all`: all data is gone by definition.
     """
 
     name: str
@@ -58,7 +57,7 @@ async def _hang(deployment: FailureDeployment, seconds: float) -> None:
 
 
 async def _make_a_replica(deployment: FailureDeployment, seconds: float) -> None:
-    """Follow a master that does not answer: all is there to read, and nothing may be written."""
+    """Make the server a replica of an unreachable master: reads work, writes fail."""
     with deployment.server.raw_client() as raw_client:
         raw_client("REPLICAOF", "127.0.0.1", 1)
         await _sleep(seconds)
@@ -73,7 +72,7 @@ async def _fill(deployment: FailureDeployment, seconds: float) -> None:
 
 
 async def _fail_to_save(deployment: FailureDeployment, seconds: float) -> None:
-    """Have the server refuse writes since it cannot save: a folder stands in its file's place."""
+    """Make the server refuse writes because it cannot save: a folder is in its file's place."""
     folder = deployment.server.folder / "dump.rdb"
     (folder / "full").mkdir(parents=True)
     with deployment.server.raw_client() as raw_client:
@@ -100,7 +99,7 @@ async def _save_until(raw_client: RawClient, status: str) -> None:
 
 
 async def _refuse_connections(deployment: FailureDeployment, seconds: float) -> None:
-    """Cut every line, and let nobody in again."""
+    """Cut every connection, and refuse new ones."""
     with deployment.server.raw_client() as raw_client:
         _, maxclients = raw_client("CONFIG", "GET", "maxclients")
         raw_client("CONFIG", "SET", "maxclients", 1)
@@ -120,7 +119,7 @@ async def _flush_all(deployment: FailureDeployment, seconds: float) -> None:
 
 
 async def _lose_replies(deployment: FailureDeployment, seconds: float) -> None:
-    """Cut lines at their next reply: what was asked is done, and nobody hears of it."""
+    """Cut connections at their next reply: the command ran, but its reply is lost."""
 
     def lose_some() -> None:
         deployment.proxy.replies_to_lose = _REPLIES
@@ -136,7 +135,7 @@ async def _freeze(deployment: FailureDeployment, seconds: float) -> None:
 
 
 async def _drop_connections(deployment: FailureDeployment, seconds: float) -> None:
-    """Have every line there is lead nowhere, without a word to either end; new ones are well."""
+    """Drop everything on open connections without closing them; new ones work."""
     deployment.proxy.drop_packets()
     await _sleep(seconds)
 

@@ -1,7 +1,7 @@
-"""One trouble, from before it begins until all has come right again, and what it came to.
+"""Runs one failure, from before it begins until everything works again, and returns the results.
 
-Owns what is under way when it strikes: answers that end upstream meanwhile, one that ends
-after, one that waits for its turn, a follower; and clients that go on submitting, polling, waiting.
+Owns what is running when it strikes: answers that end upstream during it, one that ends after it,
+one that waits for its turn, a follower; and clients that keep submitting, polling and waiting.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from tests.support import waiting
 from tests.support.api_client import Json
 
 _GAP_SECONDS: Final = 0.1
-# So many answers end upstream while nobody can write that down.
+# Answers that end upstream while Redis cannot be written.
 _SHORT_ANSWERS: Final = 12
-# How long what is under way lasts beyond the trouble, at least.
+# How long the long answer lasts beyond the failure.
 _MORE_SECONDS: Final = 1.0
 _GIVE_UP_SECONDS: Final = 30.0
 _RETRY_PAUSE_SECONDS: Final = 0.05
@@ -30,11 +30,11 @@ _CLOCK: Final = SystemClock()
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a trouble came to. `slowest` is the call that took longest; `calls` met the trouble.
+    """The results of a failure. `calls` are those that overlapped with it.
 
-    `recovered_seconds` is from its end to the end of the first message that was sent after it,
-    `ready_seconds` to the first 200 of /readyz. `reruns` are calls of the upstream beyond one for a
-    message, `busy` is the largest share of a core that one of the processes took meanwhile.
+    `recovered_seconds` is from its end until the first message sent after it is answered,
+    `ready_seconds` until /readyz answers 200. `reruns` are upstream calls beyond one a message,
+    `busy` is the largest share of a core that a process used during the failure.
     """
 
     seconds: float
@@ -55,7 +55,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.calls, key=lambda call: call.seconds)
 
     def saw(self) -> dict[Kind, Counter[str]]:
-        """Return the answers that callers saw, by the kind of call."""
+        """Return the statuses that clients saw, by the kind of call."""
         found: dict[Kind, Counter[str]] = {}
         for call in self.calls:
             found.setdefault(call.kind, Counter())[call.status] += 1
@@ -65,7 +65,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 async def play(
     redis_failure: RedisFailure, deployment: FailureDeployment, seconds: float | None = None
 ) -> Result:
-    """Let a trouble strike a running system, for so long if not for its own time."""
+    """Inject a failure into a running system, for `seconds` if given."""
     duration = redis_failure.seconds if seconds is None else seconds
     name = f"a{ids.new_id()[-10:].lower()}"
     with deployment.loud_lines() as logged:
@@ -119,7 +119,7 @@ async def _play(
 
 
 async def _send_slow(clients: Clients, seconds: float) -> Json:
-    """Send a message whose answer takes so long."""
+    """Send a message whose answer takes this long."""
     tokens = max(3, round(seconds / _GAP_SECONDS))
     receipt = await clients.send(f"[tokens={tokens} gap={_GAP_SECONDS}]")
     assert receipt is not None
@@ -135,7 +135,7 @@ async def _wait_until_begun(clients: Clients, receipt: Json) -> None:
 
 
 async def _time_of_readiness(deployment: FailureDeployment) -> float:
-    """Return when the front says that it is ready."""
+    """Return the time at which the front is ready."""
     async with calling(deployment.url, {}, "") as prober:
 
         async def is_ready() -> bool:
@@ -149,11 +149,11 @@ async def _time_of_readiness(deployment: FailureDeployment) -> float:
 async def _time_of_recovery(
     redis_failure: RedisFailure, deployment: FailureDeployment, clients: Clients
 ) -> float:
-    """Return when the first message has been answered that was sent after the trouble."""
+    """Return the time at which the first message sent after the failure is answered."""
     async with asyncio.timeout(_GIVE_UP_SECONDS):
         if not redis_failure.loses_all:
             return await _time_of_answer(clients)
-        # Nobody is known any more: whoever comes is new.
+        # All accounts are gone: a new one is created.
         name = f"b{ids.new_id()[-10:].lower()}"
         async with calling(deployment.url, await deployment.open(name), name) as new_clients:
             return await _time_of_answer(new_clients)
@@ -168,7 +168,7 @@ async def _time_of_answer(clients: Clients) -> float:
 
 
 async def _last_statuses(clients: Clients) -> dict[str, Json | None]:
-    """Return the last status of all that was acknowledged, by message; None where it has none."""
+    """Return the last status of each accepted message; None where it has none."""
 
     async def final(receipt: Json) -> Json | None:
         try:
@@ -182,7 +182,7 @@ async def _last_statuses(clients: Clients) -> dict[str, Json | None]:
 
 
 def _lost(last_statuses: dict[str, Json | None]) -> list[str]:
-    """Return what was acknowledged and not answered."""
+    """Return the accepted messages that were not answered."""
     return [
         f"{text}: {status and (status['state'], status['stage'], status['failure'])}"
         for text, status in last_statuses.items()
@@ -193,7 +193,7 @@ def _lost(last_statuses: dict[str, Json | None]) -> list[str]:
 def _wrong_answers(
     clients: Clients, long: Json, last_statuses: dict[str, Json | None]
 ) -> list[str]:
-    """Return what somebody would complain of: another answer than the upstream gave, or twice."""
+    """Return wrong answers: other than the upstream gave, or one generation for two messages."""
     found = [
         f"{text} was answered {status['result']['content']!r}"
         for text, status in last_statuses.items()

@@ -1,7 +1,6 @@
-"""What must hold of every trouble, and what of some.
+"""What must hold for every failure, and what for some.
 
-Owns the sentences. What depends on a machine's speed is bounded by the caller: `margin_seconds`
-goes on top of every bound.
+Bounds depend on the speed of the machine: the caller adds `margin_seconds` to each.
 """
 
 from collections.abc import Iterator
@@ -14,19 +13,19 @@ from tests.chaos.redis_failures.runner import Result
 
 _RECOVERY_SECONDS: Final = 8.0
 _BUSY_MAX: Final = 0.8
-# Beyond one line a refused request: so many a second of trouble, of all processes together.
+# Lines a second of failure, of all processes, without those of refused requests.
 _LINES_PER_SECOND: Final = 40
 _ANSWERS: Final = frozenset({"200", "202", "204", "503"})
-# Of an account that is gone; a front trusts for a moment what it knew of a key.
+# Statuses for an account that is gone; a front caches keys for a moment.
 _GONE: Final = frozenset({"401", "402", "404"})
-# Who waits for the answer to a message that is gone is told that it was cancelled.
+# The status of a chat whose message is gone.
 _CANCELLED: Final = "409"
 
 
 def breaches(
     redis_failure: RedisFailure, result: Result, redis: RedisSettings, *, margin_seconds: float
 ) -> Iterator[str]:
-    """Yield a sentence for everything that must hold and does not."""
+    """Yield a sentence for each rule that does not hold."""
     yield from (f"ended: {name}" for name in result.ended)
     yield from (f"lost: {each}" for each in result.lost)
     yield from result.wrong
@@ -38,15 +37,15 @@ def breaches(
     if max(result.recovered_seconds, result.ready_seconds) > _RECOVERY_SECONDS + margin_seconds:
         yield f"recovered after {result.recovered_seconds:.1f} s"
     if redis_failure.forbids_reruns and result.reruns:
-        yield f"{result.reruns} calls of the upstream were made again"
+        yield f"{result.reruns} upstream calls were repeated"
     if not result.logged:
-        yield "nothing was logged that an operator would look up at"
+        yield "no warning or error was logged"
     if result.busy > _BUSY_MAX:
         yield f"a process took {result.busy:.0%} of a core"
 
 
 def _answers(redis_failure: RedisFailure, result: Result) -> Iterator[str]:
-    """Yield what no caller should have been answered."""
+    """Yield the statuses that no client should have been answered with."""
     for kind, statuses in result.saw().items():
         for status in statuses.keys() - _allowed_statuses(redis_failure, kind):
             yield f"{kind} was answered {status} {statuses[status]} times"

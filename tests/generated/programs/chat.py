@@ -1,4 +1,4 @@
-"""A customer's program: a conversation through the client that was generated from the document."""
+"""A user's program: a conversation through the client that was generated from the document."""
 
 import json
 import sys
@@ -55,9 +55,9 @@ def follow(client: AuthenticatedClient, generation: str) -> str:
 
 
 def main() -> None:
-    """Talk, and tell what came of it."""
+    """Hold the conversation, and print the outcome."""
     base, key, *messages = sys.argv[1:]
-    # The answer of a wait takes longer than what a client allows by default.
+    # The response to a wait takes longer than the default timeout of a client.
     wait_timeout = httpx.Timeout(60.0)
     client = AuthenticatedClient(
         base, key, prefix="", auth_header_name="X-API-Key", timeout=wait_timeout
