@@ -3,6 +3,7 @@
 `python -m tests.attacks` runs all against this checkout and prints one table in under five minutes;
 `--only NAME` runs one, `--base DIR` runs them against another checkout that has its own `.venv`.
 
+__main__       The command: runs the attacks and prints the table
 bounds         Every bound, with its reason
 conversations  Pages of a long conversation, and a short message in it
 flood          Raw HTTP requests, floods of them, and the memory of processes

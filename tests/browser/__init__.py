@@ -1,5 +1,6 @@
 """A page of another origin in a real browser: it submits, follows, loses its stream, and resumes.
 
+__main__    The command: runs the page once and prints its report
 runner      A deployment, the browser, and what the page must have reported
 site        The origins that serve the page, and the reports that it sends back
 

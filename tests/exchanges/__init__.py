@@ -1,5 +1,6 @@
 """Responses of upstreams, byte for byte, run through a whole system: front, Redis, worker, sockets.
 
+__main__        The command: runs all exchanges and prints the table
 all_exchanges   All exchanges, by what is tried
 byte_upstream   A socket that sends the bytes
 endings         Answers that end by an error, a limit, a filter, or with nothing

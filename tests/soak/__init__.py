@@ -1,5 +1,6 @@
 """Half an hour of faults of every kind, and the proof that nothing grows meanwhile.
 
+__main__        The command: the run, its table and its picture
 clients         Clients that hold conversations, follow each end in some published way, delete them
 fault_schedule  The faults and their times: of workers, of Redis, of an upstream
 gauges          Series of memory, descriptors, tasks, objects and keys, measured every two seconds

@@ -25,17 +25,8 @@ UNMAPPED: Final[frozenset[str]] = frozenset(
         "tests",
         "tests/api",
         "tests/api/server",
-        "tests/attacks",
         "tests/bench",
         "tests/bench/peers",
-        "tests/browser",
-        "tests/chaos",
-        "tests/chaos/redis_failures",
-        "tests/exchanges",
-        "tests/generated",
-        "tests/generated/programs",
-        "tests/property",
-        "tests/soak",
     }
 )
 

@@ -1,5 +1,6 @@
 """Failures of Redis, one row each: what clients of a running system see of them.
 
+__main__     The command: runs every row and prints the table
 clients      Clients that submit, poll, wait, follow and check health, and their calls
 deployment   A server, one front and two workers as processes
 failures     The rows: how each failure begins, how long it lasts, how it ends
