@@ -144,45 +144,45 @@ def compare(
 
 
 def update_catalogue(
-    text: str, changes: Iterable[Change], found_rates: Iterable[int], day: date
+    text: str, changes: Iterable[Change], found_positions: Iterable[int], day: date
 ) -> str:
     """Return the catalogue's text with the changes made, and the date at every model found."""
-    wanted = {(change.position, change.name): _toml(change.after) for change in changes}
-    wanted |= {(index, "rates_date"): day.isoformat() for index in found_rates}
-    return "".join(_updated_lines(text, wanted))
+    values = {(change.position, change.name): _toml(change.after) for change in changes}
+    values |= {(position, "rates_date"): day.isoformat() for position in found_positions}
+    return "".join(_updated_lines(text, values))
 
 
-def _updated_lines(text: str, wanted: dict[tuple[int, str], str]) -> Iterator[str]:
+def _updated_lines(text: str, values: dict[tuple[int, str], str]) -> Iterator[str]:
     """Yield the lines; a field that is new to a model follows the header of its table."""
-    index, is_model, pending = -1, False, dict(wanted)
+    position, is_model = -1, False
     lines = text.splitlines(keepends=True)
-    named = _fields_named(lines)
+    present = _present_fields(lines)
     for line in lines:
-        head = line.strip()
+        stripped = line.strip()
         field = _FIELD.match(line.rstrip("\n"))
-        if head.startswith("["):
-            is_model = head.startswith(_MODEL)
-            index += is_model
+        if stripped.startswith("["):
+            is_model = stripped.startswith(_MODEL)
+            position += is_model
             yield line
             if is_model:
-                missing = [each for each in pending if each[0] == index and each not in named]
-                yield from (f"{name} = {pending[index, name]}\n" for _, name in missing)
-        elif is_model and field is not None and (index, field[1]) in pending:
-            yield f"{field[1]}{field[2]}{pending[index, field[1]]}{field[4] or ''}\n"
+                missing = [each for each in values if each[0] == position and each not in present]
+                yield from (f"{name} = {values[position, name]}\n" for _, name in missing)
+        elif is_model and field is not None and (position, field[1]) in values:
+            yield f"{field[1]}{field[2]}{values[position, field[1]]}{field[4] or ''}\n"
         else:
             yield line
 
 
-def _fields_named(lines: Iterable[str]) -> set[tuple[int, str]]:
-    """Return the fields that the models have, as pairs of the model's index and the field."""
-    index, is_model, named = -1, False, set()
+def _present_fields(lines: Iterable[str]) -> set[tuple[int, str]]:
+    """Return the fields that the models have, as pairs of the model's position and the field."""
+    position, is_model, present = -1, False, set()
     for line in lines:
         if line.strip().startswith("["):
             is_model = line.strip().startswith(_MODEL)
-            index += is_model
+            position += is_model
         elif is_model and (field := _FIELD.match(line.rstrip("\n"))):
-            named.add((index, field[1]))
-    return named
+            present.add((position, field[1]))
+    return present
 
 
 def _toml(number: float) -> str:
