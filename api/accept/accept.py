@@ -6,7 +6,6 @@ raises our own errors.
 """
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple, TypedDict
@@ -371,7 +370,8 @@ class Submissions:
         origin: str | None,
     ) -> AcceptAsk:
         settings, limits = self.settings, self.settings.limits
-        tier, deadline_ms = limits.of(caller.account.tier), self._deadline_ms(intent)
+        deadline_ms, name = self._deadline_ms(intent), self.session_name()
+        tier = limits.of(caller.account.tier)
         is_interrupt = intent.on_conflict == "interrupt"
         history_max = pricing.model.context_window - pricing.tokens - pricing.paid_output_tokens
         return AcceptAsk(
@@ -400,7 +400,7 @@ class Submissions:
             on_conflict=None if intent.on_conflict == "enqueue" else intent.on_conflict,
             keep=KeepTimes.of(settings.retention) if is_interrupt else None,
             channels=keys.worker_channels(settings.redis) if is_interrupt else None,
-            name=self.session_name(),
+            name=name,
             system_prompt=intent.system_prompt if intent.session is None else None,
             companion=intent.companion,
             metadata=intent.metadata,
@@ -436,14 +436,11 @@ def _position(accepted: Accepted, running_max: int) -> QueuePosition:
     )
 
 
-def _known_texts(settings: Settings, intent: Intent) -> Iterator[str]:
-    """Yield the texts that the model reads; the session's history is not known yet."""
-    yield intent.message
-    if intent.system_prompt:
-        yield intent.system_prompt
+def _known_texts(settings: Settings, intent: Intent) -> list[str]:
+    """Return the texts that the model reads; the session's history is not known yet."""
     companion = settings.companion(intent.companion) if intent.companion is not None else None
-    if companion is not None:
-        yield companion.persona
+    persona = companion.persona if companion is not None else None
+    return [text for text in (intent.message, intent.system_prompt, persona) if text]
 
 
 def is_offered(catalogue: Catalogue, name: str, fleet: Fleet) -> bool:

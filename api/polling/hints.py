@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from api.live_fleet import LiveFleet
 from api.polling import eta, queue_wait
 from api.polling.eta import Eta, KnownDurations, ModelDurations, PriorWait
-from api.polling.queue_wait import TypicalDuration, Wait
+from api.polling.queue_wait import TypicalDuration
 from shared.errors import UnavailableError
 from shared.stores.fleet import Fleet
 from shared.wire.generation import Generation, QueuePosition
@@ -50,7 +50,7 @@ class Hints:
         wait = queue_wait.NO_WAIT
         if position is not None:
             wait = queue_wait.of_receipt(position, model, _typical(known), fleet)
-        return min(self._hint_max, _hint_while_waiting(known, wait, 0.0))
+        return min(self._hint_max, wait.hint(known, 0.0))
 
     async def for_generation(self, root: str, generation: Generation) -> tuple[int, Eta | None]:
         """Return hint and ETA; an ended generation needs neither: 1 and None."""
@@ -59,7 +59,7 @@ class Hints:
         known, fleet = await self._outlook(root, generation.model)
         if generation.position is not None:
             wait = queue_wait.of(generation, _typical(known), fleet)
-            hint = _hint_while_waiting(known, wait, queue_wait.waited_seconds(generation))
+            hint = wait.hint(known, queue_wait.waited_seconds(generation))
             estimate = eta.estimate(known, 0.0, wait.seconds) if wait.is_known else None
             return min(self._hint_max, hint), estimate
         elapsed = 0.0
@@ -73,15 +73,6 @@ class Hints:
         return Outlook(known, await self._live_fleet.current())
 
 
-def _hint_while_waiting(known: KnownDurations, wait: Wait, waited: float) -> int:
-    """Return the seconds to the first poll that may find an end, but not too few of them."""
-    shortest = wait.shortest_hint(waited)
-    if wait.is_known:
-        seconds = max(0.0, wait.seconds - wait.margin)
-        return min(eta.HINT_SECONDS_MAX, max(eta.hint_while_waiting(known, seconds), shortest))
-    return min(eta.HINT_SECONDS_MAX, max(eta.HINT_SECONDS_UNKNOWN, shortest))
-
-
 def _prior_wait(generation: Generation, known: KnownDurations, fleet: Fleet) -> PriorWait:
     """Return how long a running generation was queued, and how often its client may have polled."""
     waited = queue_wait.waited_seconds(generation)
@@ -89,7 +80,7 @@ def _prior_wait(generation: Generation, known: KnownDurations, fleet: Fleet) -> 
         return eta.NO_PRIOR_WAIT
     position = generation.position_when_accepted or QueuePosition()
     wait = queue_wait.of_receipt(position, generation.model, _typical(known), fleet)
-    first = _hint_while_waiting(known, wait, 0.0)
+    first = wait.hint(known, 0.0)
     return PriorWait.of(waited, queue_wait.polls_made(waited, first, eta.HINT_SECONDS_MAX))
 
 

@@ -1,6 +1,7 @@
 """How long until a queued turn begins, from what is ahead of it and how long it has waited.
 
-Owns the estimate of the wait and how far to trust it. Durations are passed in by hints.py.
+Owns the estimate of the wait, how far to trust it, and the hint that follows. Durations are passed
+in by hints.py.
 
 DESIGN. What is ahead of a turn takes a number of rounds through the available slots, each as long
 as a typical answer. E.g. 8 claims ahead on 4 slots, at 10 s an answer, are 2 rounds: 20 s. That
@@ -14,6 +15,8 @@ stay few whatever happens.
 import math
 from typing import Final, NamedTuple
 
+from api.polling import eta
+from api.polling.eta import KnownDurations
 from shared.stores.fleet import Fleet
 from shared.wire.generation import Generation, QueuePosition
 from shared.wire.submission import AUTO
@@ -45,6 +48,13 @@ class Wait(NamedTuple):
     def shortest_hint(self, waited: float) -> int:
         """Return the shortest hint, in whole seconds, after such a wait."""
         return math.ceil(self.growth * (waited + 1))
+
+    def hint(self, known: KnownDurations, waited: float) -> int:
+        """Return the seconds to the first poll that may find an end, but not too few of them."""
+        soonest = eta.HINT_SECONDS_UNKNOWN
+        if self.is_known:
+            soonest = eta.hint_while_waiting(known, max(0.0, self.seconds - self.margin))
+        return min(eta.HINT_SECONDS_MAX, max(soonest, self.shortest_hint(waited)))
 
 
 class TypicalDuration(NamedTuple):

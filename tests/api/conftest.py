@@ -1,4 +1,4 @@
-"""The fixtures of the front's tests: a deployment, a customer, a worker, somebody else."""
+"""Fixtures of the API server's tests: a deployment, a customer, a worker, another customer."""
 
 import pytest
 
@@ -11,7 +11,7 @@ __all__ = ["api", "other", "own_system", "system", "worker"]
 
 @pytest.fixture
 async def owner(system: System) -> ApiClient:
-    """Return a customer of a running front whose key may make others."""
+    """Return a customer of a running API server whose key may create others."""
     await system.front()
     made = await system.customer(scopes=MANAGING)
     # Its key is older than all others.

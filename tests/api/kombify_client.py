@@ -1,4 +1,4 @@
-"""The words of the Kombify dialect, as its customers use them: paths, answers, refusals."""
+"""The Kombify dialect as its customers use it: paths, replies, refusals."""
 
 import re
 from typing import Final
@@ -12,20 +12,20 @@ AI: Final = "/v1/ai"
 CHAT: Final = f"{AI}/chat"
 SESSIONS: Final = f"{AI}/sessions"
 KEYS: Final = f"{AI}/keys"
-# What a key has that makes others.
+# The scopes of a key that creates others.
 MANAGING: Final[tuple[Scope, ...]] = ("chat", "read", "keys")
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def payload(answer: httpx.Response, status: int = 200) -> Json:
-    """Return the decoded body of an answer that must be a success of this status."""
+    """Return the decoded body of a response that must be a success of this status."""
     assert answer.status_code == status, (answer.status_code, answer.text)
     decoded: Json = answer.json()
     return decoded
 
 
 def refused(answer: httpx.Response, status: int, code: str) -> Json:
-    """Return `error` of what must be this refusal, in the dialect's own shape."""
+    """Return `error` of a response that must be this refusal, in the dialect's own shape."""
     assert answer.status_code == status, (answer.status_code, answer.text)
     assert answer.headers["content-type"] == "application/json"
     decoded: Json = answer.json()
@@ -47,15 +47,15 @@ async def chat(api: ApiClient, message: str, **fields: object) -> Json:
 
 
 async def session(api: ApiClient, **fields: object) -> Json:
-    """Begin a session and return it."""
+    """Create a session and return it."""
     return payload(await api.post(SESSIONS, json=fields), 201)
 
 
 async def make_key(caller: ApiClient, **fields: object) -> Json:
-    """Make an API key and return it."""
+    """Create an API key and return it."""
     return payload(await caller.post(KEYS, json=fields), 201)
 
 
 async def key_ids(caller: ApiClient) -> list[str]:
-    """Return the ids of the account's API keys, last made first."""
+    """Return the ids of the account's API keys, newest first."""
     return [each["id"] for each in payload(await caller.get(KEYS))["items"]]

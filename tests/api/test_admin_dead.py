@@ -1,4 +1,4 @@
-"""The operators' door: who may come in, what is served behind it alone, and dead letters."""
+"""The operators' port: who is let in, what only it serves, and dead letters."""
 
 import signal
 from pathlib import Path
@@ -23,13 +23,13 @@ DEAD: Final = "/admin/v1/dead"
 
 @pytest.fixture
 async def door(system: System) -> str:
-    """Return the URL of the operators' door of a front that customers call, too."""
+    """Return the URL of the operators' port of an API server that customers call, too."""
     return await system.front_with_admin_port()
 
 
 @pytest.fixture
 async def operator(door: str, system: System) -> ApiClient:
-    """Return an operator's program, whose account has nothing."""
+    """Return an operator's client, whose account has nothing."""
     owner = await system.account("ops", funds=0)
     key = await system.key(owner, scopes=("operator",))
     return await system.caller({"x-api-key": key.key}, door)
@@ -37,13 +37,13 @@ async def operator(door: str, system: System) -> ApiClient:
 
 @pytest.fixture
 async def person(door: str, system: System) -> ApiClient:
-    """Return a customer at the front's public door."""
+    """Return a customer at the public port."""
     assert door
     return await system.customer()
 
 
 async def _dies(person: ApiClient, provider: ScriptedProvider, **fields: object) -> Json:
-    """Have a message fail for no fault of its sender; return its receipt."""
+    """Make a message fail for no fault of its sender; return its receipt."""
     answer = provider.answer
     provider.answer = lambda _: ScriptedAnswer(status=302)
     receipt = await person.submit("Why is it down?", **fields)
@@ -77,7 +77,7 @@ async def test_only_an_operators_key_opens(
         refused(await caller.request(method, path, json=sent), status, code)
     allowed = await operator.request(method, path, json=sent)
     assert allowed.status_code in {200, 404}
-    # The public door knows nothing of it, whoever asks.
+    # The public port does not have it, whoever asks.
     public = await system.caller({"x-api-key": operator.headers["x-api-key"]})
     refused(await public.request(method, path, json=sent), 404, "NOT_FOUND")
 
@@ -85,11 +85,11 @@ async def test_only_an_operators_key_opens(
 async def test_each_door_serves_its_own(
     operator: ApiClient, person: ApiClient, door: str, system: System
 ) -> None:
-    # At the public door, a POST alone is allowed there.
+    # On the public port, only POST is allowed there.
     refused(await operator.get("/api/v1/chat"), 404, "NOT_FOUND")
     refused(await operator.get("/openapi.json"), 404, "NOT_FOUND")
     refused(await person.get("/admin/v1/openapi.json"), 404, "NOT_FOUND")
-    # What a caller says of the host opens no door.
+    # A caller's Host header changes nothing.
     payload = {"host": door.removeprefix("http://"), "x-forwarded-host": door}
     refused(await person.get(DEAD, headers=payload), 404, "NOT_FOUND")
     public = (await person.get("/openapi.json")).json()
@@ -128,13 +128,13 @@ async def test_a_front_with_two_doors_comes_and_goes_as_one(system: System, work
     key = (await system.key(scopes=("operator",))).key
     behind = await system.caller({"x-api-key": key}, f"http://127.0.0.1:{port}")
     public = await system.caller({"x-api-key": key})
-    # As many connections as meet every process.
+    # Enough connections to reach every process.
     for _ in range(6):
         head = {"connection": "close"}
         assert body(await behind.get(DEAD, headers=head))["count"] == 0
         refused(await public.get(DEAD, headers=head), 404, "NOT_FOUND")
     front.terminate()
-    # One process ends by the signal that it was sent, once all is done.
+    # A process ends by the signal that it got, after everything is done.
     assert await front.wait_until_ended() in {0, -signal.SIGTERM}
     for gone in (behind, public):
         with pytest.raises(httpx.TransportError):
@@ -166,7 +166,7 @@ async def test_dead_letter_is_listed_and_shown_with_the_prompt(
     assert letter["failure"]["category"] == "provider_error"
     assert letter["failure"]["provider"] == "scripted"
     assert [each["why"] for each in letter["attempts"]] == [letter["failure"]["code"]]
-    # Who reads a prompt is in the log, and who reads none is not.
+    # The log has who read a prompt, and nobody else.
     refused(await operator.get(f"{DEAD}/one/{ids.new_id()}"), 404, "NOT_FOUND")
     assert not [line for line in system.lines if line["event"] == "prompt read"]
     shown = body(await operator.get(f"{DEAD}/{letter['id']}"))

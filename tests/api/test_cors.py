@@ -1,6 +1,6 @@
-"""Pages in browsers: which origins may call the API, and that they may read all that it answers.
+"""Pages in browsers: which origins may call the API, and that they may read all of its responses.
 
-What a browser makes of these fields is tried in a real one by `python -m tests.browser`.
+What a real browser makes of these headers is tested by `python -m tests.browser`.
 """
 
 from typing import Final
@@ -18,7 +18,7 @@ PAGE: Final = "https://app.example.org"
 OTHER: Final = "http://localhost:5173"
 STRANGER: Final = "https://evil.example"
 CHAT: Final = "/api/v1/chat"
-# What a browser lets a page read in any case, or keeps from it and needs itself.
+# What a browser always lets a page read, or keeps for itself.
 READABLE: Final = {"cache-control", "content-length", "content-type", "x-content-type-options"}
 FOR_THE_BROWSER: Final = {
     *("vary", "connection", "transfer-encoding", "x-accel-buffering"),
@@ -83,7 +83,7 @@ async def test_every_header_that_a_route_reads_may_be_sent_by_a_page(page: ApiCl
         if parameter["in"] == "header"
     }
     answer = await page.options(CHAT, headers=_preflight("POST"))
-    # Accept needs no leave.
+    # Accept is always allowed.
     assert read - {"accept"} <= _listed(answer, "access-control-allow-headers")
 
 

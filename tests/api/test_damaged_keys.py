@@ -1,4 +1,4 @@
-"""A key of another type: 503 in the caller's shape, named for the operator, and back by itself."""
+"""A key of another type: 503 in the caller's shape, its name for the operator, then recovery."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ from tests.support.system import System
 pytestmark = pytest.mark.each_once
 
 _LOGGED: Final = "a key is of another type"
-# By whoever looks at the server just then.
+# By whichever process inspects the server at that time.
 _UNFIT: Final = "Redis is no longer fit"
 _ACCOUNTS: Final = tuple(f"account-{number}" for number in range(8))
 

@@ -1,4 +1,4 @@
-"""`deep_think`: a model that reasons answers, what it thinks is told apart and paid for."""
+"""`deep_think`: a reasoning model answers; its reasoning is returned apart, and paid for."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""Following a generation as server-sent events: from the beginning, the middle, after the end."""
+"""A generation's server-sent events: from the beginning, from the middle, and after the end."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ def _number(received: ReceivedEvent) -> tuple[int, int]:
 
 @contextmanager
 def stuck(url: str, path: str, key: str) -> Iterator[None]:
-    """Have a reader that asks for a stream and never reads."""
+    """Open a stream with a client that never reads."""
     place = urlsplit(url)
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -39,7 +39,7 @@ def stuck(url: str, path: str, key: str) -> Iterator[None]:
 
 
 async def _subscribers(system: System, receipt: Json) -> int:
-    """Count the fronts in which somebody follows a generation."""
+    """Count the API servers that follow a generation."""
     account = await system.account()
     where = (system.accounts.root_of(account), account.id, receipt["message_id"])
     _, count = await system.redis.call("PUBSUB", "NUMSUB", keys.events_channel(*where))
@@ -256,7 +256,7 @@ async def test_an_empty_place_to_go_on_from_is_none(api: ApiClient) -> None:
     for headers, after in (({"last-event-id": ""}, ""), ({}, ""), ({"last-event-id": ""}, None)):
         query = {} if after is None else {"after": after}
         assert (await api.get(path, headers=headers, params=query)).text == whole
-    # What is empty hides nothing that is not.
+    # An empty `Last-Event-ID` does not hide `after`.
     answer = await api.get(path, headers={"last-event-id": ""}, params={"after": last})
     assert answer.status_code == 204
     answer = await api.get(f"{receipt['poll_url']}?wait=1", headers={"if-none-match": ""})
@@ -277,7 +277,7 @@ async def test_an_account_follows_as_many_as_it_may(
         answer = await api.get(path)
         refused(answer, 429, "RATE_LIMITED")
         assert int(answer.headers["retry-after"]) >= 1
-    # What was held is given back.
+    # Its place is free again.
     await waiting.until(lambda: not provider.requests)
     async with following(api, path) as three:
         assert await three.next()
@@ -324,7 +324,7 @@ async def test_who_vanishes_leaves_nothing_and_ends_nothing(
 async def test_publications_that_are_lost_are_read_from_the_stream(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    # A worker hears by the same kind of connection.
+    # Workers use the same kind of connection.
     system.expected |= {"the listener is away", "the listener is back"}
     gates = [asyncio.Event() for _ in range(2)]
     provider.script.append(

@@ -1,4 +1,4 @@
-"""Why an answer ended is told wherever the answer is: one that was cut does not look whole."""
+"""`finish_reason` is wherever the answer is: one that was cut off does not look complete."""
 
 from collections.abc import AsyncGenerator
 from typing import Final
@@ -27,7 +27,7 @@ _REASONS: Final = [
 
 
 class _Caller:
-    """A provider whose model says nothing and calls a tool."""
+    """A provider whose model writes nothing and calls a tool."""
 
     async def stream(self, _: ChatRequest) -> AsyncGenerator[Part, None]:
         yield ToolCall("1", "clock", {"zone": "UTC"})
@@ -82,7 +82,7 @@ async def test_calls_of_tools_alone_are_an_answer(
 def test_a_record_has_a_finish_reason_only_if_the_model_did_not_stop_by_itself() -> None:
     whole = AssistantMessage(status="completed", content="Two", created=1)
     assert "finish_reason" not in msgspec.msgpack.decode(encode_assistant(whole))
-    # This is also how a worker of before writes every answer.
+    # An earlier version's worker writes every answer so.
     assert decode_assistant(encode_assistant(whole)).visible_finish_reason == "stop"
     cut = msgspec.structs.replace(whole, finish_reason="length")
     assert decode_assistant(encode_assistant(cut)).visible_finish_reason == "length"

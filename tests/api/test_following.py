@@ -1,4 +1,4 @@
-"""Followers beside others who wait, who have gone on elsewhere, or whose front has trouble."""
+"""Followers beside others, after a failover, and while their API server has trouble."""
 
 import asyncio
 import json
@@ -32,14 +32,14 @@ async def _where(system: System, receipt: Json) -> tuple[str, str, str]:
 
 
 async def _is_heard(system: System, receipt: Json) -> bool:
-    """Tell whether a front listens to a generation."""
+    """Whether an API server is subscribed to a generation."""
     channel = keys.events_channel(*await _where(system, receipt))
     _, count = await system.redis.call("PUBSUB", "NUMSUB", channel)
     return int(count) == 1
 
 
 async def _taken(system: System, receipt: Json) -> tuple[RedisFunctions, Claimed]:
-    """Take a generation in the place of a worker."""
+    """Claim a generation in place of a worker."""
     root, account, id_ = await _where(system, receipt)
     front = Front(system.redis, system.settings)
     claimed = await front.claim(Ticket(root, account, receipt["session_id"], id_))
@@ -64,7 +64,7 @@ async def _append_unheard(system: System, claimed: Claimed, seq: int, text: str)
 async def test_who_follows_what_another_waits_for_sees_what_there_is(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    """The front hears the generation already, and nothing new is said to wake anybody."""
+    """The server is subscribed already, and no new event wakes the follower."""
     gate = asyncio.Event()
     provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=2))
     receipt = await api.submit("hello")
@@ -104,7 +104,7 @@ async def test_who_has_heard_more_than_this_front_goes_on_without_a_snapshot(
 
 
 async def test_who_is_given_a_snapshot_is_given_one(system: System, api: ApiClient) -> None:
-    """This front does not yet know all that the snapshot replaces."""
+    """This server does not yet have all that the snapshot replaces."""
     receipt = await api.submit("hello")
     queue, claimed = await _taken(system, receipt)
     await queue.append(claimed, 1, "one ")
@@ -128,7 +128,7 @@ async def test_who_is_given_a_snapshot_is_given_one(system: System, api: ApiClie
 async def test_who_has_yet_to_hear_what_is_forgotten_is_given_a_snapshot(
     system: System, api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither this front nor the stream has the beginning of the answer any more."""
+    """Neither this server nor the stream has the beginning of the answer any more."""
     monkeypatch.setattr(ring, "BYTES_MAX", 4_000)
     receipt = await api.submit("hello")
     queue, claimed = await _taken(system, receipt)
@@ -171,7 +171,7 @@ async def test_a_stream_that_is_lost_is_told_from_the_record(
 
 
 async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api: ApiClient) -> None:
-    """As when another server takes over that had not yet got the last words."""
+    """As after a failover to a replica that lacks the last events."""
     system.expected.add("a stream could not be read")
     receipt = await api.submit("hello")
     queue, claimed = await _taken(system, receipt)
@@ -245,7 +245,7 @@ async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
 async def test_who_speaks_an_older_http_reads_to_the_end_of_the_line(
     system: System, api: ApiClient
 ) -> None:
-    """It knows nothing of chunks."""
+    """HTTP/1.0 has no chunks."""
     receipt = await api.submit("hello")
     await api.wait_for_end(receipt)
     place = urlsplit(system.url)

@@ -1,4 +1,4 @@
-"""What a conversation costs is held when a message is taken in: its history is sent whole."""
+"""A message's hold covers its conversation: the history is sent whole."""
 
 import asyncio
 from typing import Any, Final
@@ -12,12 +12,12 @@ from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
 _LONG: Final = "word " * 600
-# What the model that answers costs, in microcredits a token, and the longest answer it gives.
+# The model's microcredits a token, and its longest answer.
 _INPUT, _OUTPUT, _LONGEST = 100, 200, 256
 
 
 def _sent_tokens(provider: ScriptedProvider, number: int = -1) -> int:
-    """Return the estimate of what an upstream was sent."""
+    """Return the estimated tokens that an upstream was sent."""
     messages: list[dict[str, Any]] = provider.requests[number].body["messages"]
     return sum(price.tokens_in(message["content"]) for message in messages)
 
@@ -28,7 +28,7 @@ async def _held(api: ApiClient) -> int:
 
 
 async def _session(system: System, session: str) -> dict[bytes, bytes]:
-    """Return the record of a session, whosever it is."""
+    """Return the record of a session, whichever account it belongs to."""
     for partition in range(system.settings.redis.partitions):
         root = keys.partition_root(system.settings.redis, partition)
         name = keys.SESSION(root, "*", session)
@@ -54,7 +54,7 @@ async def test_hold_is_the_price_of_what_is_sent_and_of_the_longest_answer(
     assert held == _sent_tokens(provider) * _INPUT + _LONGEST * _OUTPUT
     assert provider.requests[-1].body["max_tokens"] == _LONGEST
     assert await _held(api) == 0
-    # The count is that of what the next turn will be sent, and nothing is pending.
+    # The count covers what the next turn will send, and nothing is pending.
     stored = await _session(system, receipt["session_id"])
     await api.submit_and_wait("next", model="alpha", session_id=receipt["session_id"])
     assert int(stored[b"tokens"]) == _sent_tokens(provider) - price.tokens_in("next")

@@ -1,4 +1,4 @@
-"""Bodies that arrive slowly: how many bytes of them a process takes at once, of one and of all."""
+"""Bodies that arrive slowly: how many bytes a process admits at once, by account and in total."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ _BODY: Final = b'{"message": "hello", "project_id": "' + b"x" * 50 + b'"}'
 
 
 class Upload:
-    """A POST whose head was sent; what the server says is read to its end."""
+    """A POST whose head was sent; the response is read to its end."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -74,7 +74,7 @@ async def _customers(system: System, count: int) -> list[ApiClient]:
 
 
 async def _is_taken(api: ApiClient, size: int) -> bool:
-    """Tell whether a body of so many bytes, sent at once, is taken in."""
+    """Whether a body of this size, sent at once, is admitted."""
     answer = await api.post(
         CHAT, content=_BODY.ljust(size), headers={"content-type": "application/json"}
     )
@@ -92,7 +92,7 @@ async def test_what_does_not_fit_beside_others_is_refused_before_it_is_read(
             return not await _is_taken(late, 900)
 
         await waiting.until(is_full, what="the bodies that arrive")
-        # Not a byte of the body was sent; in chunks it may become as large as any.
+        # No byte of the body was sent; a chunked one may become as large as allowed.
         for length in (_length(900), "Transfer-Encoding: chunked"):
             async with _uploading(late, length) as upload:
                 status, fields, said = await upload.answer()
@@ -159,7 +159,7 @@ async def test_who_waits_or_follows_keeps_no_body_in_memory(system: System, stre
     async with AsyncExitStack() as stack:
 
         async def kept_bytes(waits: int) -> int:
-            """Return what is in use once so many chats wait."""
+            """Return the memory in use while this many chats wait."""
 
             async def are_waiting() -> bool:
                 names = await system.redis.call("PUBSUB", "CHANNELS", f"*:events:{account}:*")
@@ -175,7 +175,7 @@ async def test_who_waits_or_follows_keeps_no_body_in_memory(system: System, stre
             kept = [await kept_bytes(waits) for waits in range(1, count + 1)]
         finally:
             tracemalloc.stop()
-    # What only the first ones need is in the first figures.
+    # The first figures include what only the first requests allocate.
     assert (kept[-1] - kept[1]) / (count - 2) < size / 2
 
 
@@ -198,7 +198,7 @@ def test_large_bodies_of_many_accounts_leave_room_for_small_ones() -> None:
         arriving.add("stranger3", 200_000)
     for number in range(4):
         arriving.add(f"person{number}", 60_000)
-    # Who sends much is refused there, be it in small parts, and whoever comes beyond the whole.
+    # There, an account that sends much is refused, also in small parts; beyond the total, all are.
     with pytest.raises(RefusedError):
         arriving.add("person0", 60_000)
     arriving.add("person4", 60_000)

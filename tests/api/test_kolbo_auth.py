@@ -1,4 +1,4 @@
-"""Who may: keys in both headers and every way in which one fails, scopes, expiry, revocation."""
+"""API keys: both headers, every way in which a key fails, scopes, expiry, revocation."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -22,7 +22,7 @@ CREDITS: Final = "/api/v1/account/credits"
 
 
 def rows() -> Iterator[tuple[Endpoint, str]]:
-    """Yield every row of the table of routes with a path that could be one of its own."""
+    """Yield every row of the route table with a filled-in path."""
     for prefix, endpoints in ({"/api/v1": MOUNTS["/api/v1"]} | DOUBLED_MOUNTS).items():
         for endpoint in endpoints:
             path = prefix + endpoint.path
@@ -156,7 +156,7 @@ async def test_what_is_wrong_with_a_key_is_said_and_looked_up_alike(
     ):
         caller = await system.caller({"x-api-key": key})
         payload[name] = refused(await caller.get(CREDITS), 401, "INVALID_API_KEY")["error"]
-        # One look for each of them, so the time that it takes says no more than the sentence.
+        # One look-up for each, so that timing reveals no more than the sentence.
         assert looks == ([key] if key else []), name
         looks.clear()
     assert payload == {
@@ -168,7 +168,7 @@ async def test_what_is_wrong_with_a_key_is_said_and_looked_up_alike(
 
 
 async def test_a_key_works_on_a_front_that_had_just_refused_it(system: System) -> None:
-    """A front remembers what is no key no longer than it trusts one."""
+    """A server caches an unknown key no longer than a known one."""
     await system.front()
     account = await system.account()
     key = ids.new_key()
@@ -195,5 +195,5 @@ async def test_a_change_of_tier_holds_within_a_second(api: ApiClient, system: Sy
 
 
 def test_a_look_at_a_key_is_trusted_for_less_than_a_second() -> None:
-    """So a revocation holds on every front within one; `test_fresh` turns the clock on it."""
+    """So a revocation takes effect on every server within one."""
     assert identify.TRUSTED_SECONDS < 1.0

@@ -1,4 +1,4 @@
-"""Bodies that nobody should send: each is one clean refusal, and the next request is answered."""
+"""Malformed bodies: each is one clean refusal, and the next request is answered."""
 
 import asyncio
 import json
@@ -93,7 +93,7 @@ MALFORMED: Final[dict[str, bytes]] = {
 
 
 async def _nothing_happened(api: ApiClient, system: System) -> None:
-    """Nothing was accepted or went wrong inside, and the next request is answered."""
+    """Nothing was accepted, nothing failed inside, and the next request is answered."""
     assert [line for line in system.lines if line["event"] == "accepted"] == []
     assert (await api.credits())["held"] == 0
     assert await api.submit("hello")
@@ -191,7 +191,7 @@ async def test_a_body_over_the_cap_is_refused_announced_or_in_chunks(
         answer = await api.post(CHAT, content=content, headers=JSON)
         refused(answer, 413, "PAYLOAD_TOO_LARGE")
         assert answer.headers["connection"] == "close"
-    # One of just the size is read; its message is then too long.
+    # One of exactly that size is read; its message is then too long.
     answer = await api.post(CHAT, content=_message(b"x" * (most - 14)), headers=JSON)
     assert "`message`" in refused(answer, 400, "INVALID_FIELDS")["error"]
     await _nothing_happened(api, system)
@@ -237,7 +237,7 @@ async def test_a_body_that_drips_is_not_waited_for(system: System) -> None:
             return answer.done()
 
         await waiting.until(drip)
-        # What was still on its way may have reset the line before the answer was read.
+        # Bytes still in flight may have reset the connection before the response was read.
         (said,) = await asyncio.gather(answer, return_exceptions=True)
     assert isinstance(said, ConnectionError) or (isinstance(said, bytes) and b" 408 " in said)
     await _nothing_happened(api, system)

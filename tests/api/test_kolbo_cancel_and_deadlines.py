@@ -1,4 +1,4 @@
-"""Ends that the caller decides: cancelling, deadlines, budgets; and what each costs."""
+"""Cancels, deadlines and budgets; and what each costs."""
 
 import asyncio
 
@@ -64,7 +64,7 @@ async def test_cancelling_what_runs_is_pending_and_stops_the_upstream_call(
     }
     status = await api.wait_for_end(receipt)
     assert status["state"] == "cancelled"
-    # No token had come: nothing is paid.
+    # No token had arrived: nothing is paid.
     assert (status["result"]["content"], status["credits_used"]) == ("", 0)
     assert await api.credits() == WHOLE
     await waiting.until(lambda: provider.requests[0].gone_at, what="the upstream call's end")
@@ -157,7 +157,7 @@ async def test_a_passed_deadline_ends_what_waits_and_what_runs_and_takes_what_wa
         used.append(status["credits_used"])
         assert status["attempt"] == attempt
     assert len(provider.requests) == 1
-    # What waited had shown nothing.
+    # The queued message had no text yet.
     assert used[0] == 0 < used[1]
     left = await api.credits()
     assert left["held"] == 0
@@ -174,7 +174,7 @@ async def test_a_budget_bounds_the_hold_the_answer_and_the_price(
     await system.worker()
     status = await api.wait_for_end(receipt)
     assert status["credits_used"] <= 0.01
-    # 10,000 microcredits, of which the question, estimated high, leaves some; 200 buy a token.
+    # 10,000 microcredits less the estimated question; a token costs 200.
     assert 30 < provider.requests[0].body["max_tokens"] < 50
 
 

@@ -1,4 +1,4 @@
-"""What a status tells of the tokens that an answer consumed."""
+"""The token counts in a status."""
 
 import pytest
 

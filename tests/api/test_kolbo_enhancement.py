@@ -24,7 +24,7 @@ def _untouched(reason: str) -> Json:
 
 @pytest.fixture
 def rewording(system: System, provider: ScriptedProvider) -> System:
-    """Return a deployment that has messages reworded, in which nothing runs yet."""
+    """Return a deployment with rewording configured, in which nothing runs yet."""
 
     def answer(request: Request) -> ScriptedAnswer:
         is_scribe = request.body["model"] == "upstream-scribe"

@@ -248,7 +248,7 @@ async def test_a_target_with_a_host_in_it_is_taken(system: System) -> None:
 
 
 async def _raw(system: System, head: str) -> tuple[int, Json]:
-    """Send a head as it stands, and return the answer's status and JSON."""
+    """Send a head unchanged, and return the response's status and JSON."""
     port = int(system.url.rpartition(":")[2])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode())

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request again answers for the same generation, whatever happened."""
+"""`Idempotency-Key`: the same request again returns the same generation, however it ended."""
 
 import asyncio
 from typing import Final
@@ -79,7 +79,7 @@ async def test_another_body_under_the_same_key_is_a_mismatch(api: ApiClient) -> 
     ):
         answer = await api.post(CHAT, json=asked, headers={"idempotency-key": "k1"})
         refused(answer, 422, "IDEMPOTENCY_MISMATCH")
-    # The raw bytes count, and a body that is wrong in itself is refused as such.
+    # The raw bytes are compared; an invalid body is refused as invalid.
     answer = await api.post(
         CHAT,
         content=b'{ "message": "hello" }',
@@ -124,7 +124,7 @@ async def test_a_replay_is_neither_limited_nor_charged(system: System) -> None:
     for _ in range(12):
         assert _ids(await _send(api, "hello")) == _ids(first)
     assert await api.credits() == held
-    # The account has no credits for a second, but is asked for the first.
+    # The account cannot pay for a second message, but this repeats the first.
     refused(await _send(api, "more", key="k2"), 402, "INSUFFICIENT_CREDITS")
 
 

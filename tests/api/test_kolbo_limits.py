@@ -1,4 +1,4 @@
-"""How often and how much: submissions by tier, reads, unfinished work, and a full queue."""
+"""Limits: submissions by tier, reads, unfinished generations, and a full queue."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ async def _post(api: ApiClient, url: str = CHAT) -> httpx.Response:
 
 
 async def _until_limited(call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-    """Call until the limit refuses; what comes back by the second lets a few more in."""
+    """Call until the limit refuses; tokens that flow back let a few more in."""
 
     async def is_limited() -> httpx.Response | None:
         answer = await call()
@@ -49,7 +49,7 @@ async def test_a_tier_has_its_limit(system: System, tier: TierName, limit: int) 
         assert body(answer)
         assert answer.headers["ratelimit-limit"] == str(limit)
         remaining = int(answer.headers["ratelimit-remaining"])
-        # What came back in the meantime counts too.
+        # Tokens that flowed back meanwhile count too.
         assert limit - sent <= remaining < limit
         assert 0 < int(answer.headers["ratelimit-reset"]) <= 60
     if tier == "free":
@@ -183,7 +183,7 @@ async def test_the_queue_is_full_for_all_partitions_together(
     one, other = [*callers.values()][:2]
     for _ in range(2):
         body(await _post(one))
-    # What was seen of the others is used for two seconds.
+    # The other partitions' load is cached for two seconds.
     own_system.clock.advance(5)
     refused(await _post(other), 503, "QUEUE_FULL")
 
@@ -243,7 +243,7 @@ def _used_bytes(raw_client: RawClient) -> int:
 
 
 def _burden(server: Server) -> None:
-    """Fill the server with so much that what connections take is next to nothing beside it."""
+    """Fill the server's memory so far that connections take little beside it."""
     with server.raw_client() as raw_client:
         raw_client("SETRANGE", "ballast", 32 * 1024 * 1024, "x")
 
@@ -262,7 +262,7 @@ async def test_a_server_that_fills_up_turns_batches_away_first(
         with own_server.raw_client() as raw_client:
             raw_client("CONFIG", "SET", "maxmemory", int(_used_bytes(raw_client) / share))
         own_system.clock.advance(10)
-        # The first look behind a request finds it; the next one goes by it.
+        # The reload behind the first request measures it; the next request uses that.
         await pro.get(CREDITS)
 
     await fill(0.75)
@@ -309,7 +309,7 @@ async def test_what_could_not_be_answered_in_time_is_not_taken_in(
     worker = await system.worker()
     await system.front()
     api = await system.customer()
-    # By the catalogue's word an answer takes two seconds.
+    # By the catalogue, an answer takes two seconds.
     first = await api.submit("hello", model="alpha", deadline_seconds=60)
     await waiting.until(lambda: len(worker.slots))
     second = await api.submit("hello", model="alpha", deadline_seconds=60)

@@ -1,4 +1,4 @@
-"""Conversations, messages and models: what is listed, page by page, and what becomes of it."""
+"""Conversations, messages and models: listed page by page, renamed, deleted."""
 
 import asyncio
 import re
@@ -253,7 +253,7 @@ async def test_deleting_ends_what_runs_and_charges_what_was_shown(
 async def test_models_are_listed_as_the_catalogue_has_them(api: ApiClient) -> None:
     got = body(await api.get("/api/v1/models"))
     assert got["count"] == len(got["models"]) == 2
-    # What 1,000 tokens in and 500 out cost, and the rates in credits a thousand tokens.
+    # The cost of 1,000 tokens in and 500 out, and the rates in credits a thousand tokens.
     assert got["models"][0] == {
         "identifier": "alpha",
         "name": "Alpha",
@@ -291,7 +291,7 @@ async def test_models_are_filtered_by_type_and_provider(api: ApiClient) -> None:
 async def test_a_model_is_available_while_a_worker_serves_it(
     api: ApiClient, system: System, worker: PolluxWorker
 ) -> None:
-    # A front asks about the workers once a second.
+    # A server reads the fleet once a second.
     system.clock.advance(1.1)
     got = body(await api.get("/api/v1/models"))
     assert [each["available"] for each in got["models"]] == [True, True]

@@ -1,4 +1,4 @@
-"""What is logged: both ids on every line of both sides, and nothing that anybody wrote."""
+"""The log: request and generation ids on every line of both processes, and no caller's text."""
 
 import asyncio
 from typing import Any, Final
@@ -16,13 +16,13 @@ CANARY: Final = "canary"
 
 
 def _lines(process: Process) -> list[dict[str, Any]]:
-    """Return what a process said of requests and generations, not of itself."""
+    """Return a process' log lines about requests and generations."""
     own = ("front ready", "worker ready", "draining", "no pepper is set", "fewer connections")
     return [line for line in process.lines() if not line["event"].startswith(own)]
 
 
 async def _talk(api: ApiClient, provider: ScriptedProvider) -> list[Json]:
-    """Hold a conversation in which much goes wrong; every text in it is a canary."""
+    """Hold a conversation in which much fails; every text in it is a canary."""
     provider.answer = lambda _: ScriptedAnswer(text=f"{CANARY}-answer more")
     provider.script += [
         ScriptedAnswer(text=f"{CANARY}-answer one"),
@@ -52,7 +52,7 @@ async def _talk(api: ApiClient, provider: ScriptedProvider) -> list[Json]:
 
 
 async def _mistakes(api: ApiClient, receipt: Json) -> None:
-    """Send what is refused, with a canary in each."""
+    """Send requests that are refused, with a canary in each."""
     session = f"/api/v1/chat/conversations/{receipt['session_id']}"
     for asked in (
         {"message": f"{CANARY}\0"},
@@ -81,7 +81,7 @@ async def _mistakes(api: ApiClient, receipt: Json) -> None:
 async def test_no_line_holds_what_anybody_wrote_and_every_line_says_whose_it_is(
     system: System, provider: ScriptedProvider
 ) -> None:
-    # What fails here is soon tried again.
+    # Failures here are soon retried.
     system.change("breaker", cooling_seconds=0.2)
     front, worker = await asyncio.gather(system.spawn_front(), system.spawn_worker())
     api = await system.customer()

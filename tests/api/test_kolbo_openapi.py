@@ -1,7 +1,7 @@
-"""The published document: valid, complete, and true of every answer.
+"""The published document: valid, complete, and true of every response.
 
-That answers are what it promises is not tried here alone: every customer of these tests holds each
-answer that it gets against the document.
+Responses are checked against it everywhere: every customer of these tests validates each response
+that it gets.
 """
 
 from typing import Final
@@ -68,7 +68,7 @@ def test_every_code_of_the_contract_is_documented_somewhere() -> None:
         for code in response["description"].split(", ")
     }
     missing = {code.value for code in Code} - payload
-    # That of no route, no such method; and that of other models.
+    # Those of unknown routes and methods; and that of other models.
     assert missing == {"METHOD_NOT_ALLOWED", "WRONG_MODEL_TYPE"}
 
 

@@ -1,4 +1,4 @@
-"""Redis away: 503 within the caller's patience, nothing accepted is lost, and no hand is needed."""
+"""Redis is away: 503 in time, nothing accepted is lost, and recovery needs no operator."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from tests.support.system import System
 
 CHAT: Final = "/api/v1/chat"
 LOST: Final = "Redis had lost its functions"
-# What a front says to itself and its workers while Redis is away.
+# Log events of servers and workers while Redis is away.
 EXPECTED: Final = {
     "unavailable",
     "waiting for Redis",
@@ -29,7 +29,7 @@ EXPECTED: Final = {
 
 
 async def _calls(api: ApiClient, receipt: dict[str, str]) -> list[httpx.Response]:
-    """Ask for one thing of every kind at once."""
+    """Send one request of every kind at once."""
     calls: tuple[Awaitable[httpx.Response], ...] = (
         api.post(CHAT, json={"message": "hello"}),
         api.get(receipt["poll_url"]),
@@ -47,10 +47,10 @@ async def _refused_within(api: ApiClient, receipt: dict[str, str], seconds: floa
     for answer in await _calls(api, receipt):
         refused(answer, 503, "UNAVAILABLE")
         assert int(answer.headers["retry-after"]) >= 1
-        # Where Redis is, and what it said, is nobody's business.
+        # Neither the address of Redis nor its error is shown.
         assert "Redis" not in answer.text
     assert time.monotonic() - began < seconds
-    # Alive is another thing than ready.
+    # Health does not depend on Redis.
     assert (await api.get("/healthz")).status_code == 200
 
 
@@ -89,7 +89,7 @@ async def test_a_paused_redis_is_503_in_bounded_time_and_back_by_itself(
     api, receipt = await _started(own_system)
     own_server.pause()
     try:
-        # The timeout, its watch's grain, and one attempt to connect anew.
+        # The timeout, its timer's grain, and one attempt to reconnect.
         await _refused_within(api, receipt, 4.0)
     finally:
         own_server.resume()
@@ -101,7 +101,7 @@ async def test_a_paused_redis_is_503_in_bounded_time_and_back_by_itself(
 async def test_what_was_refused_for_want_of_an_answer_is_one_generation_after_all(
     own_system: System, own_server: Server, provider: ScriptedProvider
 ) -> None:
-    """A message sent into a pause may have arrived: its key finds out, and it is not sent twice."""
+    """A message sent into a pause may have arrived: its key finds it, so it is not sent twice."""
     own_system.change("redis", timeout_seconds=0.4)
     api, _ = await _started(own_system)
     asked, key = {"message": "once"}, {"idempotency-key": "k"}
@@ -138,7 +138,7 @@ async def test_an_answer_under_way_survives_a_restart_of_redis(
     await waiting.until(_answers(api))
     own_server.restart()
     gate.set()
-    # Who waited was told at once, or waited on.
+    # Each wait was refused at once, or continued.
     assert (await wait).status_code in {200, 503}
     status = await api.wait_for_end(receipt)
     assert (status["state"], status["result"]["content"]) == ("completed", "one two")
@@ -156,7 +156,7 @@ async def test_a_front_comes_back_to_a_redis_that_lost_its_functions(
     with own_server.raw_client() as raw_client:
         raw_client("FUNCTION", "FLUSH")
     assert await api.submit("after")
-    # Somebody did that, and an operator should know.
+    # Someone did that, and an operator should know.
     assert [line["event"] for line in own_system.lines].count(LOST) == 2
 
 

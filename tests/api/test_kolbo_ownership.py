@@ -1,4 +1,4 @@
-"""What is somebody else's answers exactly like what is not there, on every route with an id."""
+"""Another account's resource is answered exactly like a missing one, on every route with an id."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.system import System
 pytestmark = pytest.mark.each_once
 
 KOLBO: Final = "/api/v1"
-# What each route with a body is sent, so that nothing but the id can be wrong.
+# The body for each route that has one, so that only the id can be wrong.
 BODIES: Final[dict[str, Json]] = {"PATCH": {"name": "Stolen"}}
 
 
@@ -31,7 +31,7 @@ def matrix() -> Iterator[tuple[str, Endpoint, str]]:
 
 
 def _told(answer: httpx.Response) -> tuple[int, Json, set[str]]:
-    """Return all of an answer that could tell one case from another."""
+    """Return everything in a response that could distinguish the two cases."""
     said: Json = answer.json()
     said.pop("request_id")
     names = {name for name in answer.headers if not name.startswith("ratelimit")}
@@ -41,7 +41,7 @@ def _told(answer: httpx.Response) -> tuple[int, Json, set[str]]:
 async def _both(
     other: ApiClient, prefix: str, endpoint: Endpoint, name: str, id_: str
 ) -> list[tuple[int, Json, set[str]]]:
-    """Ask for a real id of somebody else's, and for one that nobody has."""
+    """Request another account's id, and an id that does not exist."""
     payload = []
     for asked in (id_, ids.new_id()):
         path = prefix + endpoint.path.replace(f"{{{name}}}", asked)
@@ -73,7 +73,7 @@ async def test_another_accounts_ids_answer_as_unknown_on_every_route(
             theirs, nobodys = await _both(other, prefix, endpoint, name, id_)
             assert theirs == nobodys, endpoint.path
             assert theirs[0] == 404, endpoint.path
-    # Nothing of it was touched.
+    # The other account's resource is unchanged.
     assert body(await api.get("/api/v1/chat/conversations")) == before
     assert [(await api.poll(each))["state"] for each in (running, waits)] == ["processing"] * 2
     assert (await api.poll(done))["state"] == "completed"
@@ -116,7 +116,7 @@ async def test_lists_hold_only_ones_own(api: ApiClient, other: ApiClient, system
         listed = body(await customer.get("/api/v1/chat/conversations"))
         assert [each["session_id"] for each in listed["conversations"]] == [receipt["session_id"]]
         assert listed["pagination"]["total"] == 1
-    # Another key of the same account sees what is the account's.
+    # Another key of the same account sees it.
     twin = await system.customer("one")
     assert (await twin.poll(mine))["state"] == "completed"
     assert (await twin.credits())["total"] < 1000

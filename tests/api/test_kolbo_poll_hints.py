@@ -1,4 +1,4 @@
-"""When to look again: places in the queue, estimates, and hints that a client can obey."""
+"""When to poll: queue positions, ETAs, and hints that a client can obey."""
 
 import asyncio
 from typing import cast
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.each_once
 
 
 class WrongClock(SystemClock):
-    """A machine's clock that was set wrong; time passes on it as anywhere."""
+    """A clock that is minutes off; time passes on it as usual."""
 
     off_ms = 0
 
@@ -32,7 +32,7 @@ class WrongClock(SystemClock):
 
 
 async def _promise_worker(system: System, *, slots: int = 1, running: int = 0) -> None:
-    """Report a worker that claims nothing, and is taken to live for minutes."""
+    """Report a worker that claims nothing and stays alive for minutes."""
     models = tuple(model.identifier for model in system.settings.models)
     worker_report = WorkerReport(
         id="promised", concurrency=slots, running=running, models=models, wire=1
@@ -45,7 +45,7 @@ async def _promise_worker(system: System, *, slots: int = 1, running: int = 0) -
 
 
 async def _ask_and_look(api: ApiClient, count: int, **fields: object) -> list[tuple[Json, Json]]:
-    """Send messages, and look at each as soon as it is in; return receipts and statuses."""
+    """Send messages, and poll each once it is accepted; return receipts and statuses."""
     found = []
     for number in range(count):
         receipt = await api.submit(f"m{number}", **fields)
@@ -103,7 +103,7 @@ async def test_hints_are_whole_seconds_from_1_to_30(api: ApiClient, system: Syst
     found = await _ask_and_look(api, 25, model="alpha")
     hints = [status["poll_interval_hint"] for _, status in found]
     assert all(isinstance(hint, int) for hint in hints)
-    # A model of two seconds: soon for the first, and never more than half a minute.
+    # A two-second model: soon for the first, and never more than 30 s.
     assert hints[0] in range(1, 4)
     assert hints[-1] == 30
 
@@ -162,7 +162,7 @@ async def test_a_model_that_no_live_worker_serves_is_not_estimated(
 
 
 async def _wait_on(system: System, receipt: Json, seconds: float) -> None:
-    """Have a message wait for so much longer, as its record tells."""
+    """Make a message wait longer, by its record."""
     root = system.accounts.root_of(await system.account())
     record = keys.GENERATION(root, "one", receipt["message_id"])
     accepted = int(await system.redis.call("HGET", record, "accepted"))
@@ -187,7 +187,7 @@ async def test_slots_that_others_hold_for_longer_than_expected_are_not_estimated
 
 
 async def _eta(api: ApiClient, provider: ScriptedProvider) -> Json | None:
-    """Return what is estimated to be left of an answer that has not begun to come."""
+    """Return the ETA of an answer that has not started."""
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     receipt = await api.submit("a", model="alpha")
     status = await api.poll(receipt)
@@ -200,17 +200,17 @@ async def _eta(api: ApiClient, provider: ScriptedProvider) -> Json | None:
 async def test_measured_times_take_the_catalogues_place(
     api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
-    """A model that is said to take two seconds, and takes none, is soon known for it."""
+    """A model estimated at two seconds that takes none is soon known as fast."""
     before = await _eta(api, provider)
     assert before is not None
     assert before["p50"] > 1
-    # The one that was cancelled left its answer behind, unless it was cancelled before its call.
+    # The cancelled one left a duration too, unless it was cancelled before its call.
     provider.script.clear()
     for _ in range(3):
         await api.submit_and_wait("a", model="alpha")
     system.clock.advance(5)
     after = await _eta(api, provider)
-    # It may have run for longer than any before by the time of the look.
+    # By the time of the poll it may have run longer than any before.
     assert after is None or after["p50"] <= 1
 
 
@@ -218,7 +218,7 @@ async def test_measured_times_take_the_catalogues_place(
 async def test_a_long_answer_is_asked_about_less_often(
     api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
-    """Beyond all that is known, the hint grows with the time that has gone."""
+    """Beyond all known durations, the hint grows with the time waited."""
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     receipt = await api.submit("a", model="alpha")
     await waiting.until(lambda: provider.requests)
@@ -235,7 +235,7 @@ async def test_a_long_answer_is_asked_about_less_often(
 async def test_hints_follow_the_clock_of_redis_not_the_fronts(
     system: System, provider: ScriptedProvider
 ) -> None:
-    """A front whose clock is minutes off tells the same as one whose clock is right."""
+    """A server whose clock is minutes off gives the same hints as one whose clock is right."""
     clock = WrongClock()
     await system.front(clock)
     api = await system.customer()

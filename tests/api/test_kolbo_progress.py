@@ -1,4 +1,4 @@
-"""Progress as a poller sees it: a share of what is expected, that never falls before the end."""
+"""Progress as a poller sees it: a share of the expected length, never falling before the end."""
 
 import asyncio
 

@@ -32,7 +32,7 @@ RESULT: Final = set(
 
 
 def _check_form(status: Json, *, is_served: bool = True) -> None:
-    """What holds in every state; without a worker that lives there is no estimate."""
+    """What holds in every state; without a live worker there is no ETA."""
     assert status.keys() == FIELDS
     assert status["success"] is True
     assert status["type"] == "chat"
@@ -54,7 +54,7 @@ def _check_form(status: Json, *, is_served: bool = True) -> None:
 
 
 class _Painter:
-    """A provider whose answer has no words."""
+    """A provider whose answer has no text."""
 
     async def stream(self, _: ChatRequest) -> AsyncGenerator[Part, None]:
         kinds: tuple[MediaKind, ...] = ("image", "video", "image")
@@ -64,7 +64,7 @@ class _Painter:
 
 
 async def _partial(api: ApiClient, receipt: Json, text: str) -> Json:
-    """Wait until so much of the answer shows."""
+    """Wait until the status has this much of the answer."""
 
     async def shows() -> Json | None:
         status = await api.poll(receipt)
@@ -87,7 +87,7 @@ async def test_what_was_put_off_tells_when_it_is_tried_again(
 
     status: Json = await waiting.until(is_put_off, what="a message that is put off")
     _check_form(status)
-    # Its answer takes some seconds more.
+    # Its answer takes a few more seconds.
     assert 100 < status["eta_seconds"]["p50"] < 300
     assert status["poll_interval_hint"] == 30
 
@@ -170,7 +170,7 @@ async def test_a_completed_generation_tells_its_answer_model_and_price(api: ApiC
     routing = status["routing"]
     assert routing.keys() == {"policy", "chosen", "category", "reason", "candidates"}
     assert routing["chosen"] == "alpha"
-    # Nobody has the key of the third.
+    # No worker has the third's API key.
     assert [each["model"] for each in routing["candidates"]] == ["alpha", "beta"]
     assert all(
         each.keys() == {"model", "score", "est_credits", "est_seconds", "excluded_by"}
@@ -342,7 +342,7 @@ async def test_an_account_holds_only_so_many_waits(system: System) -> None:
     refused(answer, 429, "RATE_LIMITED")
     assert int(answer.headers["retry-after"]) >= 1
     assert len(pending) == 2
-    # Looking without waiting, and the waits of others, go on.
+    # Polls without a wait, and other accounts' waits, still work.
     assert (await api.poll(receipt))["state"] == "processing"
     theirs = asyncio.create_task(other.wait_for_end(others))
     await system.worker()

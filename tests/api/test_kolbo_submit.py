@@ -1,4 +1,4 @@
-"""`POST /chat`, field by field: what each may be, what it does, and how it is refused."""
+"""`POST /chat`, field by field: the values, the effect, the refusals."""
 
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ OPTIONAL: Final = (
     "priority max_credits deadline_seconds metadata cost_quality on_conflict webhook_url"
 ).split()
 
-# Values that a field must not have, and the code that says so.
+# Values that a field must not have, and the code of the refusal.
 WRONG: Final[dict[str, tuple[Any, ...]]] = {
     "message": (3, True, [], {}, ["hello"], "a\0b"),
     "model": (3, ["alpha"], "al\0pha"),
@@ -279,7 +279,7 @@ async def test_a_message_longer_than_every_window_is_refused(api: ApiClient) -> 
 async def test_a_message_longer_than_every_window_that_could_do_it_is_refused_as_too_long(
     system: System,
 ) -> None:
-    """What other models cannot do is not why it is refused."""
+    """Models without the capability do not hide that it is too long for those that have it."""
     alpha, beta, gamma = system.settings.models
     beta = msgspec.structs.replace(beta, capabilities=("web_search",))
     system.settings = msgspec.structs.replace(system.settings, models=(alpha, beta, gamma))

@@ -1,4 +1,4 @@
-"""Sessions: one turn at a time, in order, each with its whole history; conflicts; the window."""
+"""Sessions: one turn at a time, in order, each with its whole history; conflicts; long history."""
 
 import asyncio
 from typing import Final
@@ -21,7 +21,7 @@ def _said(request: Request) -> list[str]:
 
 
 async def _begun(api: ApiClient, receipt: Json) -> None:
-    """Wait until the first words of an answer show."""
+    """Wait until the first words of an answer are visible."""
 
     async def has_begun() -> bool:
         return bool((await api.poll(receipt))["result"]["content"])
@@ -48,7 +48,7 @@ async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
     listed = [each["content"] for each in await api.messages(session)]
     assert sorted(listed[::2]) == sorted(f"m{n}" for n in range(21))
     assert listed[1::2] == [f"You said: {asked}" for asked in listed[::2]]
-    # Each turn saw all that went before it, and began when that had ended.
+    # Each turn had the whole history, and started after the previous one had ended.
     assert len(provider.requests) == 21
     for turn, request in enumerate(provider.requests):
         assert _said(request) == listed[: 2 * turn + 1]
@@ -173,7 +173,7 @@ async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
         assert system == "Be brief."
         kept = (len(rest) - 1) // 2
         assert rest == listed[2 * (turn - kept) : 2 * turn + 1]
-        # A token has three bytes or more here; 64 of the window's 512 are the answer's.
+        # A token has at least three bytes here; the answer takes 64 of the window's 512.
         assert sum(len(text) for text in (system, *rest)) / 3 <= 512 - 64
     assert 2 <= kept < 9
 

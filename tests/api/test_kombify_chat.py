@@ -1,4 +1,4 @@
-"""`POST /v1/ai/chat`: answered when it is answered in time, and never refused once it is in."""
+"""`POST /v1/ai/chat`: answered if the answer is there in time, never refused once accepted."""
 
 import asyncio
 from typing import Final
@@ -24,7 +24,7 @@ async def _total(api: ApiClient) -> int:
 
 
 def _later(api: ApiClient, **fields: object) -> "asyncio.Task[httpx.Response]":
-    """Send a message without waiting for its answer."""
+    """Send a message in a task, without waiting for its answer."""
     return asyncio.create_task(api.post(CHAT, json={"message": "hello", **fields}))
 
 
@@ -125,7 +125,7 @@ async def test_what_has_no_answer_is_an_error_that_says_why(
         (ScriptedAnswer(status=400), 422, "invalid_request"),
         (ScriptedAnswer(text="", finish_reason="content_filter"), 422, "content_policy"),
         (ScriptedAnswer(text="one two", error_after=1), 502, "provider_error"),
-        # It asks for more patience than the deadline leaves.
+        # Its backoff is longer than the deadline allows.
         (ScriptedAnswer(status=429, headers={"retry-after": "3600"}), 503, "rate_limit"),
         (ScriptedAnswer(status=503, headers={"retry-after": "3600"}), 503, "overloaded"),
     ],
@@ -146,7 +146,7 @@ async def test_the_status_follows_the_failure(
 async def test_what_passes_its_deadline_is_a_gateway_timeout(
     api: ApiClient, system: System, provider: ScriptedProvider
 ) -> None:
-    # The worker and whoever reaps notice at the same time.
+    # The worker and the reaper notice at the same time.
     system.expected.add("reaped")
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     answer = await api.post(CHAT, json={"message": "hello", "deadline_seconds": 1})

@@ -1,4 +1,4 @@
-"""Companions: who they are, how they speak, who remembers them, and when nobody can answer."""
+"""Companions: their list, their persona and memory, and refusals when no worker is alive."""
 
 from typing import Final
 
@@ -59,7 +59,7 @@ async def test_a_session_remembers_who_it_was_begun_with(
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
     await companion_system.submit_and_wait("three", session_id=id_)
     assert _last(provider)[0] == ("system", "Speak in rhymes.")
-    # A turn may name another; the next is the session's again.
+    # A turn may name another companion; the next turn has the session's again.
     await chat(companion_system, "four", session_id=id_, companion="pirate")
     assert _last(provider)[0] == ("system", "Speak as a pirate.")
     await chat(companion_system, "five", session_id=id_)
@@ -99,7 +99,7 @@ async def test_a_companions_own_model_answers_unless_another_is_named(
 ) -> None:
     said = await chat(companion_system, "hello", companion="pirate")
     assert said["message"]["model"] == "beta"
-    # Also where only the session knows it.
+    # Also where only the session names the companion.
     again = await chat(companion_system, "hello", session_id=said["session_id"])
     assert again["message"]["model"] == "beta"
     named = await chat(companion_system, "hello", session_id=said["session_id"], model="alpha")
@@ -112,7 +112,7 @@ async def test_a_companions_own_model_answers_unless_another_is_named(
 async def test_an_unknown_companion_is_not_found(system: System) -> None:
     await system.front()
     api = await system.customer()
-    # Although nobody could answer: whom there is not, nobody waits for.
+    # Although no worker is alive: an unknown companion is refused first.
     for path, asked in (
         (CHAT, {"message": "hello", "companion": "nobody"}),
         (f"{AI}/companion/nobody/chat", {"message": "hello"}),
@@ -142,7 +142,7 @@ async def test_without_a_worker_there_is_no_brain_but_chat_is_taken_in(system: S
     unknown = await api.post(CHAT, json={"message": "hello", "session_id": ids.new_id()})
     refused(unknown, 404, "SESSION_NOT_FOUND")
     await system.worker()
-    # A look at the fleet is trusted for a second.
+    # The fleet is cached for a second.
     system.clock.advance(1.1)
     assert (await chat(api, "hello", companion="work"))["message"]["content"]
     assert (await chat(api, "hello", session_id=begun["id"]))["message"]["content"]
@@ -189,7 +189,7 @@ async def test_an_agent_is_available_while_its_model_is_served(system: System) -
         ("gamma", False),
         ("auto", True),
     ]
-    # Nobody has its key, so the catalogue decides.
+    # No worker has its API key, so the catalogue decides.
     assert (await chat(api, "hello", companion="pirate"))["message"]["model"] == "alpha"
 
 

@@ -1,4 +1,4 @@
-"""Every refusal under /v1/ai is in the dialect's own shape, wherever it is made."""
+"""Every refusal under /v1/ai has the dialect's own shape, wherever it is made."""
 
 import asyncio
 import socket
@@ -46,7 +46,7 @@ async def test_what_is_not_there_is_not_found(api: ApiClient) -> None:
     ):
         for method in ("GET", "POST", "DELETE", "PROPFIND"):
             refused(await api.request(method, path), 404, "NOT_FOUND")
-    # What only looks like it is the other dialect's.
+    # A path that only looks like it belongs to the other dialect.
     for path in ("/v1/aid", "/v1", "/v1/a", "/api/v1/ai/chat"):
         answer = await api.get(path)
         assert (answer.status_code, answer.json()["success"]) == (404, False), path
@@ -135,7 +135,7 @@ async def test_what_the_edge_refuses_has_the_shape_too(api: ApiClient, system: S
 
 
 async def _read(line: socket.socket) -> httpx.Response:
-    """Return what comes until the front closes the line."""
+    """Return what arrives until the server closes the connection."""
     line.setblocking(False)
     raw = b""
     while piece := await asyncio.get_running_loop().sock_recv(line, 65_536):

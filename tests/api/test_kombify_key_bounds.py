@@ -1,4 +1,4 @@
-"""An account's own API keys under pressure: quotas, repeated requests, strangers, races."""
+"""An account's own API keys under pressure: quotas, repeated requests, other accounts, races."""
 
 import asyncio
 from typing import Final
@@ -37,7 +37,7 @@ async def test_keys_beyond_the_quota_are_refused_until_one_is_deleted(system: Sy
     system.change_tier("enterprise", keys_max=4)
     await system.front()
     owner = await system.customer(scopes=MANAGING)
-    # Of ten at once, as many are made as there is room for.
+    # Of ten at once, as many are created as the quota allows.
     answers = await asyncio.gather(*(owner.post(KEYS, json={}) for _ in range(10)))
     made = [answer.json() for answer in answers if answer.status_code == 201]
     assert len(made) == 3
@@ -52,7 +52,7 @@ async def test_keys_beyond_the_quota_are_refused_until_one_is_deleted(system: Sy
     assert (await owner.delete(f"{KEYS}/{made[0]['id']}")).status_code == 204
     await make_key(owner)
     refused(await owner.post(KEYS, json={}), 403, "QUOTA_EXCEEDED")
-    # Operators are not bound by it, and what they revoke makes room.
+    # The quota does not bind operators, and a key that they revoke makes room.
     extra = [await system.key() for _ in range(2)]
     assert refused(await owner.post(KEYS, json={}), 403, "QUOTA_EXCEEDED")["details"]["used"] == 6
     for each in (*extra, made[1]["id"], made[2]["id"]):
@@ -215,7 +215,7 @@ async def test_another_accounts_keys_answer_as_unknown(owner: ApiClient, system:
 async def test_a_key_that_was_just_revoked_makes_and_deletes_nothing(
     owner: ApiClient, system: System
 ) -> None:
-    """The front still trusts what it knows of the key; what it asks for is decided in Redis."""
+    """The server's cache still has the key; Redis decides what it may do."""
     made = await make_key(owner)
     [own] = [each for each in await key_ids(owner) if each != made["id"]]
     assert await system.accounts.revoke_key(own)
@@ -234,7 +234,7 @@ async def _find_nothing(*_: object) -> set[str]:
 async def test_what_a_deleted_key_has_open_ends_on_every_front(
     owner: ApiClient, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is published suffices, and comes first.
+    # The publication suffices, and arrives first.
     monkeypatch.setattr(Accounts, "find_revoked", _find_nothing)
     other_front = await system.front()
     made = await make_key(owner)
@@ -278,7 +278,7 @@ async def test_on_a_full_server_keys_are_deleted_and_not_made(
     made = await make_key(owner)
     with own_server.raw_client() as raw_client:
         raw_client("CONFIG", "SET", "maxmemory", 1)
-    # First by what Redis refuses, then by what the front knows of its memory.
+    # First by the rejection of Redis, then by the server's cache of its memory.
     for seconds, code in ((0, "UNAVAILABLE"), (10, "QUEUE_FULL")):
         own_system.clock.advance(seconds)
         if seconds:

@@ -1,4 +1,4 @@
-"""An account's own API keys: made with no more rights than the key that asks, listed, deleted."""
+"""An account's own API keys: created with no more rights than the caller's key, listed, deleted."""
 
 from typing import Any, Final
 
@@ -109,7 +109,7 @@ async def test_what_a_key_cannot_be_is_refused(owner: ApiClient, system: System)
             assert f"`{name}" in refused(answer, 400, "INVALID_FIELDS")["message"], (name, value)
     answer = await owner.post(KEYS, json={"scopes": ["read", "root"]})
     assert "`approve`, `chat`, `keys`, `operator` or `read`" in answer.json()["message"]
-    # A body that is far too large is not read to its end, and nothing comes of it.
+    # A far too large body is not read to its end, and has no effect.
     headers = {"content-length": "10000000", "content-type": "application/json"}
     refused(
         await owner.post(KEYS, content=b"{" + b" " * 9_999_999, headers=headers),
@@ -134,7 +134,7 @@ async def test_a_key_is_deleted_once(owner: ApiClient, system: System) -> None:
     assert (await caller.get(CREDITS)).status_code == 401
     refused(await owner.delete(f"{KEYS}/{made['id']}"), 404, "NOT_FOUND")
     assert made["id"] not in await key_ids(owner)
-    # Nothing is left of it.
+    # Nothing of it remains.
     assert made["id"] not in {key.id for key in await system.accounts.list_keys()}
     for id_ in (ids.new_id(), "x", "a:b", "x" * 65, "*", "%C3%A9", "%0A"):
         refused(await owner.delete(f"{KEYS}/{id_}"), 404, "NOT_FOUND")

@@ -1,4 +1,4 @@
-"""What is somebody else's answers exactly like what is not there, on every route with an id."""
+"""Another account's resource is answered exactly like a missing one, on every route with an id."""
 
 from typing import Final
 
@@ -13,12 +13,12 @@ from tests.support.scripted_provider import ScriptedProvider
 
 pytestmark = pytest.mark.each_once
 
-# What each route with a body is sent, so that nothing but the id can be wrong.
+# The body for each route that has one, so that only the id can be wrong.
 BODIES: Final[dict[str, Json]] = {"PATCH": {"name": "Stolen"}}
 
 
 def _said(answer: httpx.Response) -> tuple[int, Json, set[str]]:
-    """Return all of an answer that could tell one case from another."""
+    """Return everything in a response that could distinguish the two cases."""
     decoded: Json = answer.json()
     decoded.pop("meta")
     names = {name for name in answer.headers if not name.startswith("ratelimit")}

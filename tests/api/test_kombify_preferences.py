@@ -1,4 +1,4 @@
-"""The account's preferred model: stored, told, and used where a chat names none."""
+"""The account's preferred model: stored, returned, and used where a chat names none."""
 
 import msgspec
 import pytest
@@ -25,7 +25,7 @@ async def test_a_preference_is_stored_told_and_cleared(api: ApiClient) -> None:
     assert await _preferred(api) is None
     for asked, stored in (("beta", "beta"), ("gpt-4o", "alpha"), ("auto", "auto"), (None, None)):
         assert await _prefer(api, asked) == {"model": stored}
-        # In the process that wrote it, it holds at once.
+        # It takes effect at once in the process that wrote it.
         assert await _preferred(api) == stored
 
 
@@ -35,7 +35,7 @@ async def test_chats_that_name_no_model_follow_it(api: ApiClient) -> None:
     assert (await chat(api, "hello"))["message"]["model"] == "beta"
     assert (await chat(api, "hello", model="alpha"))["message"]["model"] == "alpha"
     assert (await chat(api, "hello", model="auto"))["routing"]["policy"] == "catalogue_order"
-    # The other dialect promises Smart Select to who names none.
+    # Without a model, the other dialect promises Smart Select.
     assert (await api.submit_and_wait("hello"))["result"]["model"] == "auto"
     await _prefer(api, None)
     assert (await chat(api, "hello"))["routing"]["policy"] == "catalogue_order"

@@ -1,4 +1,4 @@
-"""Sessions: begun, listed, read, renamed and deleted, and the same as Kolbo's conversations."""
+"""Sessions: created, listed, read, renamed and deleted; the same as Kolbo's conversations."""
 
 import asyncio
 from typing import Any, Final

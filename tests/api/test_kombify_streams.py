@@ -1,4 +1,4 @@
-"""`POST /v1/ai/chat`, streamed: from the first event, and never refused once it is in."""
+"""`POST /v1/ai/chat`, streamed: from the first event, and never refused once accepted."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.each_once
 
 
 def _heard(answer: httpx.Response) -> list[ReceivedEvent]:
-    """Return the events of an answer that must be a stream of them."""
+    """Return the events of a response that must be a stream."""
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "ratelimit-limit" in answer.headers or "idempotent-replayed" in answer.headers
@@ -143,7 +143,7 @@ async def test_what_was_deleted_meanwhile_is_a_conflict_as_for_who_waits(
 async def test_a_stream_that_finds_no_room_does_not_refuse_what_is_in(
     api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last place may go to another between the message and its stream."""
+    """Between the message and its stream, another may take the last place."""
     held, has_room = OpenWaits.hold, iter([True, False] * 2)
 
     @contextmanager
@@ -156,7 +156,7 @@ async def test_a_stream_that_finds_no_room_does_not_refuse_what_is_in(
     monkeypatch.setattr(OpenWaits, "hold", hold)
     asked, headers = {"message": "hello", "stream": True}, {"idempotency-key": "k"}
     answers = [await api.post(CHAT, json=asked, headers=headers) for _ in range(2)]
-    # A repetition is told of what may long be under way, so its hint may differ.
+    # A repeated request may find the generation running, so its hint may differ.
     assert payload(answers[0], 202)["id"] == payload(answers[1], 202)["id"]
     assert ["idempotent-replayed" in answer.headers for answer in answers] == [False, True]
     assert (await api.poll(payload(answers[0], 202)))["state"] == "processing"

@@ -1,4 +1,4 @@
-"""The tag of an answer with media changes with its URLs: no 304 leaves a client with old ones."""
+"""With media, the ETag changes with the URLs: no 304 leaves a client with expired ones."""
 
 from collections.abc import AsyncGenerator
 

@@ -1,4 +1,4 @@
-"""Pages of long conversations: whole in both dialects, read in bounded pieces, never cut unseen."""
+"""Pages of long conversations: complete in both dialects, read in pieces, never cut unnoticed."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from tests.support.system import System
 pytestmark = pytest.mark.each_once
 
 _TURNS: Final = 7
-# Two turns fit into a piece of these, one of the longer.
+# A piece holds two of these turns, or one of the longer.
 _TEXTS: Final = [f"{number}" * 60_000 for number in range(1, _TURNS)] + [
     "\U0001f30d\x01\n" * 30_000
 ]
@@ -35,7 +35,7 @@ Read = Callable[..., Awaitable[list[Turn]]]
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Return the bytes of each turn of each read, in the order in which they come."""
+    """Return the bytes of each turn of each read, in order."""
     sizes: list[list[int]] = []
     read: Read = sessions.turns
 
@@ -55,7 +55,7 @@ def _size(turn: Turn) -> int:
 
 @pytest.fixture
 async def long_one(system: System, api: ApiClient) -> str:
-    """Return a conversation that no single piece holds."""
+    """Return a conversation that does not fit into one piece."""
     return await stored_conversation.conversation(system, api, _TEXTS)
 
 
@@ -110,7 +110,7 @@ async def test_head_of_a_long_page_reads_no_more_than_a_piece(
 
 
 class Gate:
-    """Lets reads of turns through up to one, and calls `event` before that one goes on."""
+    """Lets reads of turns through up to one, and calls `event` before that one continues."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, closed_from: int) -> None:
         self.count = 0
@@ -129,7 +129,7 @@ class Gate:
         return await self._read(*place, **turns)
 
     async def reached(self) -> None:
-        """Wait until somebody waits."""
+        """Wait until a read waits at the gate."""
         await waiting.until(lambda: self.count >= self._closed_from, what="a read")
 
 
@@ -147,7 +147,7 @@ async def test_a_page_that_cannot_go_on_ends_broken(
     async def revoke() -> None:
         for key in await system.accounts.list_keys():
             await system.accounts.revoke_key(key.id)
-        # As a front hears it, in the order of its own messages.
+        # As the server receives it, in the order of its messages.
         await waiting.until(is_refused, what="the revocation")
 
     async def is_refused() -> bool:
@@ -177,7 +177,7 @@ async def test_a_page_whose_turns_are_deleted_once_they_are_found_is_not_taken_f
 
     async def delete() -> None:
         await (await system.customer()).delete(f"/api/v1/chat/conversations/{long_one}")
-        # As a worker does once its turn comes.
+        # As a worker does when the turn starts.
         ask = functions.DeleteTurnsAsk(account=account.id, id=long_one)
         await functions.delete_turns(system.redis, root, ask)
 
@@ -209,7 +209,7 @@ async def test_a_part_of_a_page_is_no_json_for_a_client_of_http_1_0(
 
 
 async def _raw(api: ApiClient, path: str, version: str) -> bytes:
-    """Return all that comes over a connection of its own until it is closed."""
+    """Return everything that arrives on a connection of its own until it is closed."""
     reader, writer = await asyncio.open_connection(api.base_url.host, api.base_url.port)
     key = api.headers["x-api-key"]
     writer.write(f"GET {path} {version}\r\nx-api-key: {key}\r\n\r\n".encode())
@@ -235,7 +235,7 @@ async def test_nothing_more_is_read_for_a_caller_who_has_gone(
     await gate.reached()
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
-    # The connection of the cancelled task is closed with it; a later one shows that this was seen.
+    # The cancelled task's connection closes with it; a later request shows that this was noticed.
     assert (await api.get("/api/v1/account/credits")).status_code == 200
     gate.is_open.set()
     assert body(await api.get(_LIST.format(long_one), params={"limit": 1}))

@@ -1,4 +1,4 @@
-"""Which models are to be had: those whose key a worker has, or the last that lived had."""
+"""Which models are offered: those whose API key a live worker has, or the last worker had."""
 
 import msgspec
 import pytest
@@ -16,7 +16,7 @@ _KEY = {"NO_SUCH_KEY": "k"}
 
 
 async def _listed(system: System, api: ApiClient) -> dict[str, bool]:
-    # A front asks about the workers once a second.
+    # A server reads the fleet once a second.
     system.clock.advance(1.1)
     models = body(await api.get("/api/v1/models"))["models"]
     return {model["identifier"]: model["available"] for model in models}
@@ -85,7 +85,7 @@ async def test_auto_never_asks_for_what_nobody_has_the_key_of(system: System) ->
 async def test_what_only_models_without_a_key_can_do_is_no_feature_of_the_deployment(
     system: System,
 ) -> None:
-    """As on `pollux up`, whose catalogue knows many models and whose workers serve one."""
+    """As on `pollux up`, whose catalogue has many models and whose workers serve one."""
     alpha, beta, gamma = system.settings.models
     gamma = msgspec.structs.replace(gamma, capabilities=("web_search", "reasoning", "vision"))
     system.settings = msgspec.structs.replace(system.settings, models=(alpha, beta, gamma))

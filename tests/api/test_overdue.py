@@ -1,4 +1,4 @@
-"""What only time must end is ended by whoever looks, where no worker lives to do it."""
+"""What is overdue is ended by the next poll, where no live worker could end it."""
 
 import asyncio
 import time
@@ -18,12 +18,12 @@ from tests.support.system import System
 pytestmark = pytest.mark.each_once
 
 WHOLE = {"total": 1000.0, "available": 1000.0, "held": 0.0}
-# Far less than a wait or a silence lasts, and enough for a machine that is busy.
+# Far less than a wait or a ping interval, and enough on a busy machine.
 _SOON_SECONDS = 10.0
 
 
 async def _run_by_the_dead(system: System, receipt: Json, *, lease_ms: int = 0) -> Claimed:
-    """Have a worker take a message, say a word and die: its lease has expired unless told."""
+    """Have a worker claim a message, write a word and die; by default its lease has expired."""
     account = await system.account()
     queue = RedisFunctions(system.redis, system.settings.redis, account.partition)
     ask = functions.ClaimAsk(
@@ -83,7 +83,7 @@ async def _begins_to_follow(api: ApiClient, receipt: Json) -> Json:
 async def test_cancel_that_nobody_is_left_to_answer_is_ended_by_the_next_look(
     system: System, api: ApiClient, poll: Callable[[ApiClient, Json], Awaitable[Json]]
 ) -> None:
-    """The worker died just now: by the time of the cancel it might still have lived."""
+    """The worker has just died: at the time of the cancel it might still have been alive."""
     receipt = await api.submit("hello")
     claimed = await _run_by_the_dead(system, receipt, lease_ms=60_000)
     assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
@@ -152,7 +152,7 @@ async def test_deadline_ends_every_way_to_wait_although_no_worker_lives(
 async def test_healthy_look_asks_redis_once(
     system: System, api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A deadline that is to come, and a worker that lives, cost nothing."""
+    """A deadline in the future and a live worker cost no further call."""
     assert system
     asked: list[str] = []
     status = functions.status

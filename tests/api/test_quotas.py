@@ -1,4 +1,4 @@
-"""What an account may store, as its callers see it: quotas in both dialects, and a full server."""
+"""Storage quotas in both dialects, and a full server."""
 
 from typing import Final
 
@@ -50,7 +50,7 @@ async def test_bytes_beyond_the_quota_are_refused_until_something_is_deleted(
 ) -> None:
     api = await _limited(system)
     receipt = await api.submit("x" * 2_500)
-    # What is cancelled costs nothing, and is stored.
+    # A cancelled message costs nothing, but is stored.
     await api.post(receipt["cancel_url"])
     asked = {"message": "x" * 2_500}
     refusal = api_client.refused(await api.post(CHAT, json=asked), 403, "QUOTA_EXCEEDED")

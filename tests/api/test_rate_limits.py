@@ -1,4 +1,4 @@
-"""What each kind of request is limited by, over sockets: reads, looks, cancels, submissions."""
+"""Which limit each kind of request counts against: reads, polls, cancels, submissions."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -27,7 +27,7 @@ _SUBMISSIONS: Final = 600
 
 
 def _limits(answer: httpx.Response) -> int:
-    """Check that a refusal by a limit says all it must; return when to come again."""
+    """Check what a refusal by a limit carries; return when to retry."""
     assert answer.status_code == 429, answer.text
     assert answer.json()["code"] == "RATE_LIMITED"
     again = int(answer.headers["retry-after"])
@@ -52,7 +52,7 @@ def test_every_route_counts_as_what_it_does() -> None:
             if each.method == "DELETE" or each.path.endswith("/cancel") or "admin" in mount:
                 expected = {"cancel"} if each.method != "GET" else {"read"}
             elif each.method == "POST":
-                # What stores nothing may say that it is a read.
+                # A POST that stores nothing may be declared a read.
                 expected = {"submission", "read"} - ({"read"} if each.status == 201 else set())
             else:
                 expected = {"poll"} if each.path.endswith("/status") else {"read"}
@@ -66,10 +66,10 @@ async def test_reads_that_are_used_up_stop_nothing_else(system: System) -> None:
     api = await system.customer()
     receipts = [await api.submit("hello") for _ in range(2)]
     made = kombify_client.payload(await api.post(SESSIONS, json={}), 201)
-    # No time passes between these but what they take.
+    # No time passes between these but their own.
     for _ in range(3):
         await _exhaust_reads(api)
-        # A look that the hint allows, a cancel, deletions, and what is begun.
+        # A poll that the hint allows, a cancel, deletions, and submissions.
         for receipt in receipts:
             system.clock.advance(receipt["poll_interval_hint"])
             await _exhaust_reads(api)
@@ -124,7 +124,7 @@ async def test_replays_are_limited_before_their_body_is_read(system: System) -> 
     payload = await _send_head(api, f"POST {CHAT}", "Content-Length: 100", "Idempotency-Key: k")
     assert payload.startswith(b"HTTP/1.1 429 "), payload
     seconds = _limits(await api.post(CHAT, json=asked, headers=key))
-    # None of this was a refused message.
+    # None of these was a refused submission.
     for _ in range(2):
         refused(await api.post(CHAT, json={}), 400, "MISSING_FIELDS")
     system.clock.advance(seconds)
@@ -143,12 +143,12 @@ async def test_beyond_the_limit_in_redis_the_body_is_not_read_either(system: Sys
     payload = await _send_head(api, f"POST {CHAT}", "Content-Length: 1000000")
     assert payload.startswith(b"HTTP/1.1 429 "), payload
     assert b"ratelimit-limit: 1\r\n" in payload
-    # A repeated request is answered whatever a new one would be refused for.
+    # A repeated request is answered even where a new one would be refused.
     assert body(await api.post(CHAT, json=asked, headers=key))["message_id"] == first["message_id"]
 
 
 async def _send_head(api: ApiClient, line: str, *fields: str) -> bytes:
-    """Send the head of a request and no body; return the head of the answer."""
+    """Send the head of a request and no body; return the head of the response."""
     url = httpx.URL(api.base_url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     head = [
@@ -210,7 +210,7 @@ async def test_a_stream_s_place_goes_to_who_comes_when_told(system: System) -> N
             assert await third.next()
             assert await first.rest() == first.received
             assert first.comments[-1].startswith(": going away")
-            # The other one keeps its place.
+            # The other wait keeps its place.
             pings = len(second.comments)
             ahead = asyncio.create_task(second.next())
             await waiting.until(lambda: len(second.comments) > pings)
@@ -233,7 +233,7 @@ async def test_an_enterprise_account_waits_for_each_of_its_submissions(system: S
 
 
 class _Line:
-    """A connection that says no more than it must: hundreds of them are open at once."""
+    """A minimal connection: hundreds of them are open at once."""
 
     def __init__(
         self, api: ApiClient, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -256,7 +256,7 @@ class _Line:
         return int(head[9:12]), await self._reader.readexactly(length)
 
     async def submit(self, count: int) -> list[str]:
-        """Send so many messages; return where to look."""
+        """Send this many messages; return their poll URLs."""
         urls = []
         for _ in range(count):
             status, payload = await self.call(f"POST {CHAT}", b'{"message":"hello"}')
@@ -285,7 +285,7 @@ async def test_the_longest_message_fits_however_it_is_escaped(system: System, te
     texts = f'"message": "{text * most}", "system_prompt": "{text * most}"'
     headers = {"content-type": "application/json"}
     answer = await api.post(CHAT, content=f"{{{texts}}}", headers=headers)
-    # It was read and measured; no model here has room for so much.
+    # It was read and priced; no model here has a window that large.
     refused(answer, 400, "CONTEXT_TOO_LONG")
     longer = texts.replace('"system', f'"project_id": "", "message": "{text * (most + 1)}", "sys')
     answer = await api.post(CHAT, content=f"{{{longer}}}", headers=headers)

@@ -1,4 +1,4 @@
-"""A front's catalogue, read anew at a hang-up, by one process and by several."""
+"""The catalogue is reloaded at SIGHUP, by one process and by several."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.each_once
 
 
 def _rename(system: System, folder: Path, name: str) -> None:
-    """Call the first model something else in the catalogue's file."""
+    """Rename the first model in the catalogue's file."""
     first, *others = system.settings.models
     changed = msgspec.structs.replace(first, name=name, identifier=name.lower())
     settings = msgspec.structs.replace(system.settings, models=(changed, *others))

@@ -1,4 +1,4 @@
-"""A repeated request is answered as the first one was, whatever a new one would be refused for."""
+"""A repeated request is answered as the first one was, even where a new one would be refused."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -52,7 +52,7 @@ CASES: Final[list[tuple[str, Change, Json, str]]] = [
 
 
 def _said(answer: httpx.Response) -> str:
-    """Return the generation that an answer is about, whatever the dialect."""
+    """Return the generation of a response, in either dialect."""
     if answer.headers["content-type"] == "text/event-stream; charset=utf-8":
         lines = [line for line in answer.text.splitlines() if line.startswith("data:")]
         return str(msgspec.json.decode(lines[0][5:])["id"])
@@ -134,6 +134,6 @@ async def test_replays_have_a_limit_of_their_own(system: System) -> None:
     limited = await api.post(KOLBO, json={"message": "hello"}, headers=KEY)
     assert int(limited.headers["retry-after"]) > 0
     refused(limited, 429, "RATE_LIMITED")
-    # It is none of the limit of messages, nor of that of reads.
+    # It counts against neither the submission limit nor the reads.
     body(await api.post(KOLBO, json={"message": "hello"}, headers=OTHER))
     body(await api.get(receipts[0].json()["poll_url"]))

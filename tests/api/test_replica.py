@@ -1,4 +1,4 @@
-"""`durability = "replica"`: what is acknowledged is where a second server has it, or is not."""
+"""`durability = "replica"`: what is acknowledged is on a second server, or is not acknowledged."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ EXPECTED: Final = {"unavailable", "waiting for Redis"}
 
 @pytest.fixture
 def replica(own_server: Server) -> Iterator[Server]:
-    """Return a second server that follows the test's own."""
+    """Return a replica of the test's own server."""
     port = processes.free_port()
     with own_server.raw_client() as raw_client:
         raw_client("CONFIG", "SET", "bind", "127.0.0.1")

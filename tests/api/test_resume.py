@@ -1,4 +1,4 @@
-"""A stream POST that is sent again with `Last-Event-ID` goes on, and starts nothing new."""
+"""A streamed POST that is sent again with `Last-Event-ID` continues, and starts nothing new."""
 
 import asyncio
 from typing import Final
@@ -27,7 +27,7 @@ def _events(answer: httpx.Response) -> list[ReceivedEvent]:
 
 
 async def _cut(provider: ScriptedProvider, stream: Follower, gate: asyncio.Event) -> str:
-    """Read up to the first words, let the answer go on unseen, and return the last id."""
+    """Read up to the first words, let the answer go on unread, and return the last id."""
     await stream.until("delta")
     gate.set()
     assert len(provider.requests) == 1
@@ -35,7 +35,7 @@ async def _cut(provider: ScriptedProvider, stream: Follower, gate: asyncio.Event
 
 
 async def _total(api: ApiClient) -> int:
-    """Return how many sessions there are: each message without one begins another."""
+    """Return the number of sessions: each message without one creates another."""
     return int(payload(await api.get(SESSIONS))["total"])
 
 
@@ -43,7 +43,7 @@ async def _total(api: ApiClient) -> int:
 async def test_stream_that_was_cut_is_gone_on_with_from_any_front(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    """As when a browser's tab comes back: the same POST, and the last id that it heard."""
+    """As a browser does: the same POST, with the last id that it received."""
     gate, url = asyncio.Event(), await system.front()
     provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=1))
     async with posting(api, CHAT, ASKED) as stream:
@@ -58,9 +58,9 @@ async def test_stream_that_was_cut_is_gone_on_with_from_any_front(
     assert text_of(stream.received + again.received) == "one two three"
     assert again.received[-1].name == "completed"
     assert (len(provider.requests), await _total(api)) == (1, 1)
-    # Once it has ended there is nothing more, which is no failure.
+    # After the end there is nothing more, which is no error.
     assert _events(await api.post(CHAT, json=ASKED, headers={"last-event-id": ids_heard[-1]})) == []
-    # The routes of events take both forms.
+    # The event routes accept both forms of ids.
     for after in (last, last.partition(":")[2]):
         path = f"/api/v1/generate/{generation}/events"
         received = _events(await api.get(path, headers={"last-event-id": after}))
@@ -86,7 +86,7 @@ async def test_stream_that_is_forgotten_is_gone_on_with_by_a_snapshot(
 async def test_request_that_waits_is_answered_by_the_generation_it_names(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    """The stream was asked for by `Accept`; the second time it is not."""
+    """The first request asked for a stream by `Accept`; the second does not."""
     asked = {"message": "hello"}
     first = await api.post(CHAT, json=asked, headers={"accept": "text/event-stream"})
     received = _events(first)
@@ -102,7 +102,7 @@ async def test_request_that_waits_is_answered_by_the_generation_it_names(
 async def test_without_an_id_the_same_body_is_another_message(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
-    """Two people behind one API key may say the same."""
+    """Two people behind one API key may send the same message."""
     headers = [{}, {}, {"last-event-id": ""}]
     received = [_events(await api.post(CHAT, json=ASKED, headers=each)) for each in headers]
     assert len({each[0].payload["id"] for each in received}) == len(provider.requests) == 3
@@ -171,7 +171,7 @@ async def test_idempotency_key_goes_on_after_the_id_and_never_twice(
     ]
     for headers, asked, status, code in cases:
         refused(await api.post(CHAT, json=asked, headers=headers), status, code)
-    # A key that was lost with its first reply adds nothing to an id that is whole.
+    # An unknown Idempotency-Key changes nothing for an id that names its generation.
     unknown = {"idempotency-key": "unknown", "last-event-id": received[1].id}
     assert _events(await api.post(CHAT, json=ASKED, headers=unknown)) == rest
     assert len(provider.requests) == 2

@@ -1,4 +1,4 @@
-"""What a key has open when it is revoked: streams and waits of both dialects, on every front."""
+"""Open streams and waits of a key end when it is revoked, in both dialects, on every server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,13 +17,13 @@ from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
 
-# Two seconds are promised; a machine that is busy with other tests gets some more.
+# Two seconds are promised; a busy machine gets some more.
 _PATIENCE_SECONDS = 10.0
 _LAST_WORDS = ": the API key was revoked or has expired"
 
 
 async def _ends(stream: Follower) -> None:
-    """Read to the end of a stream, which says that the key is the reason."""
+    """Read to the end of a stream, which names the key as the reason."""
     async with asyncio.timeout(_PATIENCE_SECONDS):
         await stream.rest()
     assert stream.received[-1].name not in ENDS
@@ -53,7 +53,7 @@ async def _find_nothing(*_: object) -> set[str]:
 async def test_streams_and_waits_of_a_revoked_key_end_on_every_front(
     system: System, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is published suffices, and comes first.
+    # The publication suffices, and arrives first.
     monkeypatch.setattr(Accounts, "find_revoked", _find_nothing)
     provider.answer = lambda _: ScriptedAnswer(text="one two three", gate=gate, gate_after=1)
     gate = asyncio.Event()
@@ -92,7 +92,7 @@ async def test_streams_and_waits_of_a_revoked_key_end_on_every_front(
 async def test_a_stream_that_begins_with_a_key_just_revoked_is_refused(
     system: System, api: ApiClient
 ) -> None:
-    """The front still trusts what it knows of the key, and has heard of its end."""
+    """The server's cache still has the key, but the revocation has arrived."""
     receipt: Json = await api.submit("hello")
     key = await system.key()
     caller = await system.caller({"x-api-key": key.key})

@@ -1,4 +1,4 @@
-"""`web_search`, from the request to the bill: refused, priced, cited in both dialects."""
+"""`web_search`, from the request to the bill: refused, priced, and cited in both dialects."""
 
 import json
 from collections.abc import AsyncIterator
@@ -119,7 +119,7 @@ async def test_a_budget_below_a_search_buys_none(searching: ApiClient) -> None:
     asked = {"message": "hello", "web_search": True, "max_credits": 0.2}
     refusal = refused(await searching.post(CHAT, json=asked), 400, "NO_SUITABLE_MODEL")
     bars = {each["model"]: each["excluded_by"] for each in refusal["routing"]["candidates"]}
-    # The results do not fit into the second's window.
+    # The results do not fit into the second model's window.
     assert bars["alpha"] == "max_credits"
     assert bars["beta"] == "context_window"
     status = await searching.submit_and_wait("hello", web_search=True, max_credits=0.5)

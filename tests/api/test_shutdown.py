@@ -1,4 +1,4 @@
-"""A front that goes away while messages come in: what is in is never refused."""
+"""A server that shuts down while messages arrive: what is accepted is never refused."""
 
 import asyncio
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.each_once
 
 @pytest.fixture
 async def taken_in(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Have every message wait, once it is in, until a front was told to go; set when one is in."""
+    """Hold every message, once accepted, until the server shuts down; set when one is accepted."""
     is_in, is_told = asyncio.Event(), asyncio.Event()
     take, tell = Submissions.accept, BoundedHttpProtocol.shutdown
 

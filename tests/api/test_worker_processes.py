@@ -1,4 +1,4 @@
-"""The processes of `--workers`: none outlives the one that started them."""
+"""The processes of `--workers`: none outlives its parent."""
 
 import contextlib
 import signal

@@ -1,4 +1,4 @@
-"""Who is turned away first, and when it is worth coming again."""
+"""Which messages are rejected first when memory is short, and what Retry-After says."""
 
 import pytest
 

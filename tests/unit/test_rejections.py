@@ -1,4 +1,4 @@
-"""What a refusal says: amounts to the last digit."""
+"""Sentences of rejections: amounts to the last digit."""
 
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""How long a caller waits: what ends it, and that no end is missed."""
+"""How long a caller waits: what ends the wait, and that no such signal is missed."""
 
 from starlette.requests import Request
 from typing_extensions import override
@@ -8,7 +8,7 @@ from api.server import disconnect
 
 
 class Line(Request):
-    """A request whose waiter is told to go in the very moment in which its line is looked at."""
+    """A request that is told of a shutdown just while its disconnect is checked."""
 
     def __init__(self) -> None:
         super().__init__({"type": "http"})

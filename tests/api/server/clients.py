@@ -1,6 +1,6 @@
 """What these tests share: requests, an application, a server around it, clients on bare sockets.
 
-Owns one expectation only: what a client reads must be whole HTTP/1.1 answers.
+Owns one expectation only: what a client reads must be complete HTTP/1.1 responses.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ CHUNKED: Final = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 WEBSOCKET: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 H2C: Final = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
 
-# Each is invalid in another way.
+# Each is invalid in its own way.
 INVALID: Final = {
     "words": b"hello there\r\n\r\n",
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),
@@ -100,14 +100,14 @@ Fields = list[tuple[bytes, bytes]]
 
 
 async def turn(count: int = 4) -> None:
-    """Let all that is ready run."""
+    """Let everything that is ready run."""
     for _ in range(count):
         await asyncio.sleep(0)  # noqa: TID251 - turns of the loop, not time
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer as a client read it."""
+    """One response as a client read it."""
 
     status: int
     fields: dict[str, str]
@@ -122,14 +122,14 @@ class Answer:
 
 @dataclass
 class App:
-    """Echoes requests, by path in ways that try the edge, and notes what it saw."""
+    """Echoes requests, tests the protocol by path, and records what it saw."""
 
     seen: list[tuple[str, Fields, bytes]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
     def reset(self) -> None:
-        """Forget what was seen, and shut the gate."""
+        """Forget what was recorded, and close the gate."""
         self.seen, self.gone, self.gate = [], [], asyncio.Event()
 
     async def __call__(
@@ -185,7 +185,7 @@ class App:
     async def _stream(
         self, path: str, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        """Send until the client is gone: large pieces, or small ones."""
+        """Send until the client disconnects: large pieces, or small ones."""
         await send({"type": "http.response.start", "status": 200, "headers": []})
         watch = asyncio.ensure_future(self._watch(receive))
         while not watch.done():
@@ -208,14 +208,14 @@ async def _answer(send: ASGISendCallable, body: bytes, *, is_last: bool = False)
 
 
 class Client:
-    """A bare socket. What is not asked for is not read."""
+    """A bare socket; it reads only when asked to."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending: asyncio.Task[None] | None = None
 
     async def send(self, *pieces: bytes) -> None:
-        """Send each piece by itself, and let the server read it; it may have hung up."""
+        """Send each piece by itself, and let the server read it; it may have disconnected."""
         loop = asyncio.get_running_loop()
         for piece in pieces:
             try:
@@ -225,11 +225,11 @@ class Client:
             await turn()
 
     def send_aside(self, *pieces: bytes) -> None:
-        """Send while other things go on."""
+        """Send in a task, while the test continues."""
         self._sending = asyncio.create_task(self.send(*pieces))
 
     async def read(self, size: int = 65_536) -> bytes:
-        """Return what comes next; nothing at the end."""
+        """Return what arrives next; b'' at the end."""
         loop = asyncio.get_running_loop()
         try:
             return await asyncio.wait_for(loop.sock_recv(self._sock, size), PATIENCE_SECONDS)
@@ -237,18 +237,18 @@ class Client:
             return b""
 
     async def read_all(self) -> bytes:
-        """Return all until the end."""
+        """Return everything until the end."""
         pieces = []
         while piece := await self.read():
             pieces.append(piece)
         return b"".join(pieces)
 
     async def answers(self) -> list[Answer]:
-        """Return all answers until the end."""
+        """Return all responses until the end."""
         return split(await self.read_all())
 
     async def answer(self) -> Answer:
-        """Return the next answer and leave the connection open."""
+        """Return the next response and leave the connection open."""
         raw = b""
         while not (found := split(raw, is_whole=False)):
             piece = await self.read()
@@ -257,7 +257,7 @@ class Client:
         return found[0]
 
     async def close(self) -> None:
-        """Hang up."""
+        """Disconnect."""
         if self._sending is not None:
             self._sending.cancel()
             await asyncio.gather(self._sending, return_exceptions=True)
@@ -265,7 +265,7 @@ class Client:
 
 
 class EdgeServer:
-    """A running server, and the ways to talk to it."""
+    """A running server, and clients of it."""
 
     def __init__(self, server: uvicorn.Server, app: App, port: int) -> None:
         self.server = server
@@ -274,7 +274,7 @@ class EdgeServer:
 
     @asynccontextmanager
     async def client(self, *, buffer_bytes: int | None = None) -> AsyncIterator[Client]:
-        """Connect; `buffer_bytes` bounds what the kernel takes in without our reading."""
+        """Connect; `buffer_bytes` bounds what the kernel accepts without our reading."""
         sock = socket.socket()
         sock.setblocking(False)
         if buffer_bytes is not None:
@@ -288,13 +288,13 @@ class EdgeServer:
             await client.close()
 
     async def ask(self, *pieces: bytes) -> list[Answer]:
-        """Send the pieces one by one, and return all answers until the server closes."""
+        """Send the pieces one by one, and return all responses until the server closes."""
         async with self.client() as client:
             await client.send(*pieces)
             return await client.answers()
 
     async def is_empty(self) -> None:
-        """Return when the server holds no connection any more."""
+        """Return when the server has no connection left."""
         await waiting.until(lambda: not self.server.server_state.connections, what="closing")
 
 
@@ -308,9 +308,9 @@ async def running(
     admin_port: int | None = None,
     grace_seconds: int | None = None,
 ) -> AsyncIterator[EdgeServer]:
-    """Run the application behind the edge; the kernel takes about `buffer_bytes` of an answer."""
+    """Run the application behind the protocol; the kernel buffers about `buffer_bytes`."""
     app = App()
-    # By way of pickle, as a configuration goes to each process of several.
+    # Through pickle, as the configuration reaches each of several processes.
     http = pickle.loads(pickle.dumps(protocol.protocol(bounds, admin_port)))  # noqa: S301 - our own bytes
     with socket.socket() as listener:
         if buffer_bytes is not None:
@@ -335,7 +335,7 @@ async def running(
 
 
 def split(raw: bytes, *, is_whole: bool = True) -> list[Answer]:
-    """Return the answers that make up what was read; with `is_whole`, nothing may be missing."""
+    """Return the responses in what was read; with `is_whole`, none may be incomplete."""
     found: list[Answer] = []
     while raw:
         head, _, rest = raw.partition(b"\r\n\r\n")

@@ -1,7 +1,7 @@
-"""A server behind the edge, on each event loop, and the rules that hold after every test.
+"""A server behind the protocol, on each event loop, and the rules that hold after every test.
 
 one_site       a running server, shared by the tests of a module
-site           the same; after the test it must hold no connection and answer the next request
+site           the same; after the test it must have no connection and answer the next request
 errors_logged  the messages that a test provokes on purpose; any other warning or error fails it
 """
 

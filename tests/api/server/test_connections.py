@@ -1,4 +1,4 @@
-"""More connections than a process may have: who is served, who is refused, who is closed."""
+"""More connections than a process may have: which are served, refused and closed."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -64,7 +64,7 @@ async def test_a_new_connection_takes_the_place_of_the_longest_silent_one() -> N
         await waiting.until(lambda: len(edge_server.server.server_state.connections) == _MOST)
         await served.send(GET)
         assert (await served.answer()).status == 200
-        # A part of a head is no request yet.
+        # Part of a head is no request yet.
         await waits.send(GET[:20])
         for gone in (silent, waits):
             async with edge_server.client() as newcomer:

@@ -1,4 +1,4 @@
-"""Requests that chance has spoilt: none may break the server, hold it, or be answered by half."""
+"""Randomly corrupted requests: none may break the server, hang it, or be answered in part."""
 
 import asyncio
 import itertools
@@ -38,7 +38,7 @@ SPICE: Final = [
 
 
 def mutated(chance: random.Random) -> list[bytes]:
-    """Return one to four requests, spoilt in some places or in none, and cut up as reads would."""
+    """Return one to four requests, corrupted in some places or none, cut as reads would be."""
     requests = chance.choices(VALID, k=chance.randint(1, 3))
     if chance.random() < 0.3:
         requests.append(chance.choice(list(INVALID.values())))
@@ -57,7 +57,7 @@ async def test_chance_never_breaks_or_holds_the_server(edge_server: EdgeServer, 
         async with edge_server.client() as client:
             await client.send(*pieces)
             read = (await client.read_all()).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
-        # Who goes on after having promised not to may lose the end of what it reads.
+        # A client that sends more after `Connection: close` may lose the end of the response.
         is_whole = not any(word in b"".join(pieces) for word in (b"close", b"HTTP/1.0"))
         statuses = {answer.status for answer in split(read, is_whole=is_whole)}
         assert statuses <= {200, 400, 408, 431}, (pieces, read)

@@ -1,4 +1,4 @@
-"""What is refused, and how: every refusal is JSON, in its turn, and the end of the connection."""
+"""What is refused, and how: each refusal is JSON, in order, and closes the connection."""
 
 import gc
 import pickle
@@ -315,7 +315,7 @@ async def test_an_application_that_leaves_half_an_answer_ends_the_connection(
 ) -> None:
     monkeypatch.setattr(
         protocol, "LINGER_SECONDS", 60
-    )  # the client's end must be seen, not awaited
+    )  # the client's end must be noticed, not awaited
     async with edge_server.client() as client:
         await client.send(GET.replace(b"plain", b"half") + GET)
         read = await client.read_all()

@@ -1,7 +1,7 @@
-"""Requests of which two readers could disagree where they end: one reading, or the connection ends.
+"""Request smuggling: where two readers could disagree about a request's end, there is one reading.
 
 A second request is hidden in what one reading takes for the body. It is served only where every
-reader has to take it for a request of its own.
+reader must take it for a request of its own; otherwise the connection ends.
 """
 
 import asyncio
@@ -90,7 +90,7 @@ REFUSED: Final = {
     **{f"chunk {name}": CHUNKED + chunk + END for name, chunk in _CHUNKS.items()},
     **{f"last chunk {name}": CHUNKED + b"3\r\nabc\r\n" + end for name, end in _ENDS.items()},
 }
-# What comes first, and whether what is hidden behind it is a request of its own.
+# The first part, and whether what is hidden behind it is a request of its own.
 SERVED: Final = {
     "length": (POST + b"Content-Length: " + LENGTH + b"\r\n\r\n", False),
     "length with zeros": (POST + b"Content-Length: 000" + LENGTH + b"\r\n\r\n", False),

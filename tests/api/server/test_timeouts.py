@@ -1,4 +1,4 @@
-"""How long strangers are waited for: heads, next requests, rests of bodies, and readers."""
+"""How long the server waits for clients: heads, next requests, rests of bodies, and readers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ from tests.support import waiting
 
 @pytest.fixture(scope="module")
 async def shared_edge_server() -> AsyncIterator[EdgeServer]:
-    """Return a server whose keep-alive is far from every bound tried here."""
+    """Return a server whose keep-alive is far from every bound tested here."""
     async with running(keep_alive_seconds=5) as edge_server:
         yield edge_server
 
@@ -41,7 +41,7 @@ async def elapsed(edge_server: EdgeServer, *pieces: bytes) -> tuple[float, list[
 
 
 async def silence(client: Client, seconds: float) -> None:
-    """Let time pass in which nothing comes, and the connection stays."""
+    """Let time pass in which nothing arrives; the connection must stay open."""
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(client.read(), seconds)
 
@@ -54,7 +54,7 @@ async def test_a_head_that_does_not_come_is_cut(edge_server: EdgeServer, start: 
 
 
 async def drip(client: Client) -> list[Answer]:
-    """Send a field now and then, until the server has enough of it."""
+    """Send a field from time to time, until the server refuses."""
     reading = asyncio.create_task(client.answers())
     while not reading.done():
         await client.send(b"a:b\r\n")
@@ -173,7 +173,7 @@ async def test_who_reads_nothing_is_cut(edge_server: EdgeServer) -> None:
 
 
 async def test_who_reads_nothing_of_small_pieces_is_cut() -> None:
-    """Less waits than would ever stop the application by itself."""
+    """Less is unread than would ever pause the application."""
     async with (
         running(buffer_bytes=4_096) as edge_server,
         edge_server.client(buffer_bytes=4_096) as client,
@@ -200,7 +200,7 @@ async def test_who_reads_nothing_of_an_ended_answer_is_cut() -> None:
 
 @pytest.mark.parametrize("path", [b"large", b"drip"])
 async def test_who_reads_slowly_is_not_cut(path: bytes) -> None:
-    """A little is taken every tenth of the bound, over four times the bound."""
+    """It reads a little every tenth of the bound, over four times the bound."""
     async with running(buffer_bytes=4_096) as edge_server:
         async with edge_server.client(buffer_bytes=4_096) as client:
             await client.send(GET.replace(b"plain", path))

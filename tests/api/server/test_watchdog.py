@@ -1,4 +1,4 @@
-"""The watchdog alone, on a loop whose clock is turned and over a wire whose buffer is set."""
+"""The watchdog alone, on a loop with a fake clock and a transport with a fake buffer."""
 
 import asyncio
 import math
@@ -9,7 +9,7 @@ from api.server.watchdog import Watchdog
 
 
 class Timer:
-    """What a loop returns for a call to come."""
+    """What the loop's `call_at` returns."""
 
     def __init__(self, when: float, call: Callable[[], None]) -> None:
         self.when = when
@@ -21,7 +21,7 @@ class Timer:
 
 
 class Scene:
-    """A loop, a wire, and what the watchdog over them has said."""
+    """A loop, a transport, and the callbacks of their watchdog."""
 
     def __init__(self, *, stuck_seconds: float = 40, shortest_wait_seconds: float = 1000) -> None:
         self.now = 0.0
