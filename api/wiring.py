@@ -99,7 +99,7 @@ async def _check_redis_periodically(server_watch: ServerWatch, clock: Clock) -> 
         try:
             await server_watch.inspect()
         except PolluxError as error:
-            logs.logger().warning("Redis could not be looked at", error=error.message)
+            logs.logger().warning("Redis could not be inspected", error=error.message)
 
 
 def _foundation(settings: Settings, environment: Mapping[str, str], clock: Clock) -> _Foundation:

@@ -32,8 +32,8 @@ _NO_QUERY: Final = QueryParams()
 class RequestContext:
     """A request that has passed the guards.
 
-    `fields` are those of its head by their names in lower case; `raw` is its body as it was sent,
-    `body` the decoded value.
+    `path` are the path's parameters, `fields` those of its head by their names in lower case;
+    `raw` is its body as it was sent, `body` the decoded value.
     """
 
     state: State
@@ -41,6 +41,7 @@ class RequestContext:
     request: Request
     request_id: str
     route: str
+    path: dict[str, str]
     fields: FieldsByName
     body: Any = None
     raw: bytes = b""
@@ -48,11 +49,6 @@ class RequestContext:
     def drop_body(self) -> None:
         """Free the body's memory, before a wait that may be long."""
         self.body, self.raw = None, b""
-
-    @property
-    def path(self) -> dict[str, str]:
-        """The path's parameters."""
-        return self.request.path_params
 
     @property
     def query(self) -> QueryParams:
@@ -125,6 +121,7 @@ class Endpoint:
             request=request,
             request_id=request_id,
             route=self.route,
+            path=request.path_params,
             fields=fields,
         )
         match self.request_kind:

@@ -20,10 +20,10 @@ _TYPES: Final[dict[type, str]] = {bool: "boolean", str: "string"}
 
 
 class Schemas:
-    """Every shape of a document as a component, and `of` a shape the reference to it.
+    """Every type of a document as a component; `of` returns the reference to one.
 
-    A default means that a request may leave the field out, and that a reply never does. A union is
-    a component by the title that it was given.
+    A default means that a request may omit the field, and that a reply never does. A union is a
+    component under its title.
     """
 
     def __init__(self, requests: Iterable[object], replies: Iterable[object]) -> None:
@@ -48,11 +48,11 @@ class Schemas:
         self._refs = dict(zip(shapes, map(self._reference, schemas), strict=True))
 
     def of(self, shape: object) -> Schema:
-        """Return the reference to one of the shapes."""
+        """Return the reference to one of the types."""
         return self._refs[shape]
 
     def about(self, shape: object) -> str:
-        """Return what one of the shapes is, in a sentence or more."""
+        """Return the description of one of the types."""
         name = self._refs[shape]["$ref"].removeprefix(_REF)
         about: str = self.components[name]["description"]
         return about
@@ -65,7 +65,7 @@ class Schemas:
         return {"$ref": _REF + schema["title"]}
 
     def _completed(self, schema: Any) -> Any:  # noqa: ANN401  any part of a schema
-        """Return a schema with the names of its document, and with the types that msgspec omits."""
+        """Return a schema with the document's names, and with the types that msgspec omits."""
         if isinstance(schema, str):
             return self._names.get(schema, schema)
         if isinstance(schema, list):
@@ -98,7 +98,8 @@ def _structs(shapes: Iterable[object]) -> list[type[Struct]]:
 def _names(structs: list[type[Struct]]) -> dict[type[Struct], str]:
     """Return a name for each.
 
-    Those of events end in `Event`; of two shapes with one name, a dialect's own begins with its.
+    Names of events end in `Event`; of two types with one name, a dialect's begins with the
+    dialect's.
     """
     counts = Counter(struct.__name__ for struct in structs)
     names = {}
@@ -116,12 +117,12 @@ def _names(structs: list[type[Struct]]) -> dict[type[Struct], str]:
 
 
 def _full_name(struct: type[Struct]) -> str:
-    """Return what msgspec calls a struct whose name another one has too."""
+    """Return msgspec's name for a type whose short name is not unique."""
     return f"{struct.__module__}.{struct.__qualname__}"
 
 
 def _require_what_is_sent(struct: type[Struct], schema: Schema) -> None:
-    """Demand of a reply all fields that are never left out."""
+    """Mark as required all fields that a reply always has."""
     config = struct.__struct_config__
     required = [config.tag_field] if config.tag_field else []
     for field in msgspec.structs.fields(struct):
@@ -136,9 +137,9 @@ def _require_what_is_sent(struct: type[Struct], schema: Schema) -> None:
 
 
 def _leave_out_nulls(schema: Schema) -> None:
-    """Drop defaults that say no more than that a field may be left out.
+    """Drop null defaults: they only say that a request may omit the field.
 
-    Some generators take a field with a default for one that is always there.
+    Some generators treat a field with a default as one that is always there.
     """
     for field in schema["properties"].values():
         if field.get("default", UNSET) is None:
@@ -146,7 +147,7 @@ def _leave_out_nulls(schema: Schema) -> None:
 
 
 def _described_outside(schema: Schema) -> Schema:
-    """Return a schema that is described as a whole, where only what is not null was described."""
+    """Move the description of the only described alternative to the whole schema."""
     kinds = schema.get("anyOf", [])
     described = [kind for kind in kinds if "description" in kind]
     if "description" in schema or len(described) != 1:

@@ -22,32 +22,34 @@ DEAD: Final = "/admin/v1/dead"
 
 
 @pytest.fixture
-async def door(system: System) -> str:
+async def admin_url(system: System) -> str:
     """Return the URL of the operators' port of an API server that customers call, too."""
     return await system.front_with_admin_port()
 
 
 @pytest.fixture
-async def operator(door: str, system: System) -> ApiClient:
+async def operator(admin_url: str, system: System) -> ApiClient:
     """Return an operator's client, whose account has nothing."""
     owner = await system.account("ops", funds=0)
     key = await system.key(owner, scopes=("operator",))
-    return await system.caller({"x-api-key": key.key}, door)
+    return await system.caller({"x-api-key": key.key}, admin_url)
 
 
 @pytest.fixture
-async def person(door: str, system: System) -> ApiClient:
+async def customer(admin_url: str, system: System) -> ApiClient:
     """Return a customer at the public port."""
-    assert door
+    assert admin_url
     return await system.customer()
 
 
-async def _dies(person: ApiClient, provider: ScriptedProvider, **fields: object) -> Json:
+async def _make_dead_letter(
+    customer: ApiClient, provider: ScriptedProvider, **fields: object
+) -> Json:
     """Make a message fail for no fault of its sender; return its receipt."""
     answer = provider.answer
     provider.answer = lambda _: ScriptedAnswer(status=302)
-    receipt = await person.submit("Why is it down?", **fields)
-    assert (await person.wait_for_end(receipt))["state"] == "failed"
+    receipt = await customer.submit("Why is it down?", **fields)
+    assert (await customer.wait_for_end(receipt))["state"] == "failed"
     provider.answer = answer
     return receipt
 
@@ -61,7 +63,7 @@ ROWS: Final = [(prefix, row) for prefix, rows in ADMIN_MOUNTS.items() for row in
 
 @pytest.mark.parametrize(("prefix", "row"), ROWS, ids=[row.route for _, row in ROWS])
 async def test_only_an_operators_key_opens(
-    system: System, door: str, operator: ApiClient, prefix: str, row: Endpoint
+    system: System, admin_url: str, operator: ApiClient, prefix: str, row: Endpoint
 ) -> None:
     path = prefix + row.path.format(account="one", generation_id=ids.new_id())
     method = row.method
@@ -73,7 +75,7 @@ async def test_only_an_operators_key_opens(
         ({"x-api-key": ids.new_key()}, 401, "INVALID_API_KEY"),
         ({"x-api-key": narrow.key}, 403, "FORBIDDEN"),
     ):
-        caller = await system.caller(headers, door)
+        caller = await system.caller(headers, admin_url)
         refused(await caller.request(method, path, json=sent), status, code)
     allowed = await operator.request(method, path, json=sent)
     assert allowed.status_code in {200, 404}
@@ -83,18 +85,18 @@ async def test_only_an_operators_key_opens(
 
 
 async def test_each_door_serves_its_own(
-    operator: ApiClient, person: ApiClient, door: str, system: System
+    operator: ApiClient, customer: ApiClient, admin_url: str, system: System
 ) -> None:
     # On the public port, only POST is allowed there.
     refused(await operator.get("/api/v1/chat"), 404, "NOT_FOUND")
     refused(await operator.get("/openapi.json"), 404, "NOT_FOUND")
-    refused(await person.get("/admin/v1/openapi.json"), 404, "NOT_FOUND")
+    refused(await customer.get("/admin/v1/openapi.json"), 404, "NOT_FOUND")
     # A caller's Host header changes nothing.
-    payload = {"host": door.removeprefix("http://"), "x-forwarded-host": door}
-    refused(await person.get(DEAD, headers=payload), 404, "NOT_FOUND")
-    public = (await person.get("/openapi.json")).json()
+    payload = {"host": admin_url.removeprefix("http://"), "x-forwarded-host": admin_url}
+    refused(await customer.get(DEAD, headers=payload), 404, "NOT_FOUND")
+    public = (await customer.get("/openapi.json")).json()
     assert not [path for path in public["paths"] if path.startswith("/admin")]
-    assert system.url != door
+    assert system.url != admin_url
 
 
 async def test_without_the_operators_door_nothing_is_served_behind_it(
@@ -104,8 +106,8 @@ async def test_without_the_operators_door_nothing_is_served_behind_it(
     refused(await api.get(DEAD, headers={"x-api-key": key}), 404, "NOT_FOUND")
 
 
-async def test_the_operators_document_is_served_and_valid(door: str, system: System) -> None:
-    stranger = await system.caller({}, door)
+async def test_the_operators_document_is_served_and_valid(admin_url: str, system: System) -> None:
+    stranger = await system.caller({}, admin_url)
     served = (await stranger.get("/admin/v1/openapi.json")).json()
     openapi_spec_validator.validate(served)
     made = openapi_document.document(is_admin=True)
@@ -151,10 +153,10 @@ async def test_a_front_has_two_ports_or_one_door(system: System, tmp_path: Path)
 
 @pytest.mark.usefixtures("worker")
 async def test_dead_letter_is_listed_and_shown_with_the_prompt(
-    operator: ApiClient, person: ApiClient, provider: ScriptedProvider, system: System
+    operator: ApiClient, customer: ApiClient, provider: ScriptedProvider, system: System
 ) -> None:
     asked = {"metadata": {"a": "b"}, "project_id": "p", "model": "alpha"}
-    receipt = await _dies(person, provider, **asked)
+    receipt = await _make_dead_letter(customer, provider, **asked)
     listed = await operator.get(DEAD)
     assert "Why is it down?" not in listed.text
     page = body(listed)
@@ -183,26 +185,26 @@ async def test_dead_letter_is_listed_and_shown_with_the_prompt(
 
 @pytest.mark.usefixtures("worker")
 async def test_retried_it_is_answered_in_its_session_and_charged_once(
-    operator: ApiClient, person: ApiClient, provider: ScriptedProvider
+    operator: ApiClient, customer: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipt = await _dies(person, provider)
-    before = (await person.credits())["total"]
+    receipt = await _make_dead_letter(customer, provider)
+    before = (await customer.credits())["total"]
     payload = body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)] * 2}))
     assert (payload["count"], payload["refused"]) == (1, [])
     [retried] = payload["retried"]
     assert body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]})) == payload
     again = {"poll_url": f"/api/v1/generate/{retried['generation_id']}/status"}
-    ended = await person.wait_for_end(again)
+    ended = await customer.wait_for_end(again)
     assert ended["state"] == "completed"
     assert ended["result"]["content"] == "You said: Why is it down?"
-    messages = await person.messages(receipt["session_id"])
+    messages = await customer.messages(receipt["session_id"])
     assert [each["status"] for each in messages] == [
         "completed",
         "failed",
         "completed",
         "completed",
     ]
-    left = await person.credits()
+    left = await customer.credits()
     assert left["held"] == 0
     assert before - left["total"] == pytest.approx(ended["credits_used"])
     assert ended["credits_used"] > 0
@@ -211,9 +213,9 @@ async def test_retried_it_is_answered_in_its_session_and_charged_once(
 
 @pytest.mark.usefixtures("worker")
 async def test_filter_chooses_what_is_retried_and_discarded(
-    operator: ApiClient, person: ApiClient, provider: ScriptedProvider
+    operator: ApiClient, customer: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipts = [await _dies(person, provider) for _ in range(3)]
+    receipts = [await _make_dead_letter(customer, provider) for _ in range(3)]
     nothing: list[Json] = [{"category": "internal"}, {"account": "two"}, {"until": "2020-01-01"}]
     for filter_ in nothing:
         for action in ("retry", "discard"):
@@ -235,9 +237,9 @@ async def test_filter_chooses_what_is_retried_and_discarded(
 
 @pytest.mark.usefixtures("worker")
 async def test_list_is_paged_and_narrowed(
-    operator: ApiClient, person: ApiClient, provider: ScriptedProvider
+    operator: ApiClient, customer: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipts = [await _dies(person, provider) for _ in range(3)]
+    receipts = [await _make_dead_letter(customer, provider) for _ in range(3)]
     found: list[str] = []
     after: str | None = None
     while True:
@@ -255,10 +257,10 @@ async def test_list_is_paged_and_narrowed(
 
 @pytest.mark.usefixtures("worker")
 async def test_letter_of_a_deleted_session_is_gone(
-    operator: ApiClient, person: ApiClient, provider: ScriptedProvider
+    operator: ApiClient, customer: ApiClient, provider: ScriptedProvider
 ) -> None:
-    receipt = await _dies(person, provider)
-    body(await person.delete(f"/api/v1/chat/conversations/{receipt['session_id']}"))
+    receipt = await _make_dead_letter(customer, provider)
+    body(await customer.delete(f"/api/v1/chat/conversations/{receipt['session_id']}"))
     refused(await operator.get(f"{DEAD}/{_id(receipt)}"), 404, "NOT_FOUND")
     payload = body(await operator.post(f"{DEAD}/retry", json={"ids": [_id(receipt)]}))
     assert [each["code"] for each in payload["refused"]] == ["NOT_FOUND"]

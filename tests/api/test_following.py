@@ -31,14 +31,14 @@ async def _where(system: System, receipt: Json) -> tuple[str, str, str]:
     return system.accounts.root_of(account), account.id, receipt["message_id"]
 
 
-async def _is_heard(system: System, receipt: Json) -> bool:
+async def _is_subscribed(system: System, receipt: Json) -> bool:
     """Whether an API server is subscribed to a generation."""
     channel = keys.events_channel(*await _where(system, receipt))
     _, count = await system.redis.call("PUBSUB", "NUMSUB", channel)
     return int(count) == 1
 
 
-async def _taken(system: System, receipt: Json) -> tuple[RedisFunctions, Claimed]:
+async def _claimed(system: System, receipt: Json) -> tuple[RedisFunctions, Claimed]:
     """Claim a generation in place of a worker."""
     root, account, id_ = await _where(system, receipt)
     front = Front(system.redis, system.settings)
@@ -48,7 +48,7 @@ async def _taken(system: System, receipt: Json) -> tuple[RedisFunctions, Claimed
     ), claimed
 
 
-async def _append_unheard(system: System, claimed: Claimed, seq: int, text: str) -> None:
+async def _append_unpublished(system: System, claimed: Claimed, seq: int, text: str) -> None:
     """Append a delta whose publication is lost."""
     ref = (claimed.root, claimed.account, claimed.id)
     event = f'{{"type":"delta","text":"{text}"}}'
@@ -69,7 +69,7 @@ async def test_who_follows_what_another_waits_for_sees_what_there_is(
     provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=2))
     receipt = await api.submit("hello")
     waiter = asyncio.create_task(api.wait_for_end(receipt))
-    await waiting.until(lambda: _is_heard(system, receipt))
+    await waiting.until(lambda: _is_subscribed(system, receipt))
 
     async def has_text() -> bool:
         return bool((await api.poll(receipt))["result"]["content"])
@@ -88,11 +88,11 @@ async def test_who_has_heard_more_than_this_front_goes_on_without_a_snapshot(
     system: System, api: ApiClient
 ) -> None:
     receipt = await api.submit("hello")
-    queue, claimed = await _taken(system, receipt)
+    queue, claimed = await _claimed(system, receipt)
     await queue.append(claimed, 1, "one ")
     async with following(api, receipt["events_url"]) as here:
         await here.until("delta")
-        await _append_unheard(system, claimed, 2, "two ")
+        await _append_unpublished(system, claimed, 2, "two ")
         async with following(api, receipt["events_url"], after="1-2") as from_elsewhere:
             await queue.append(claimed, 3, "three")
             await queue.settle(claimed, seq=4, text="one two three")
@@ -106,11 +106,11 @@ async def test_who_has_heard_more_than_this_front_goes_on_without_a_snapshot(
 async def test_who_is_given_a_snapshot_is_given_one(system: System, api: ApiClient) -> None:
     """This server does not yet have all that the snapshot replaces."""
     receipt = await api.submit("hello")
-    queue, claimed = await _taken(system, receipt)
+    queue, claimed = await _claimed(system, receipt)
     await queue.append(claimed, 1, "one ")
     async with following(api, receipt["events_url"]) as here:
         await here.until("delta")
-        await _append_unheard(system, claimed, 2, "two ")
+        await _append_unpublished(system, claimed, 2, "two ")
         async with following(api, receipt["events_url"], after="7-7") as from_elsewhere:
             assert await from_elsewhere.next()
             await queue.append(claimed, 3, "three")
@@ -131,7 +131,7 @@ async def test_who_has_yet_to_hear_what_is_forgotten_is_given_a_snapshot(
     """Neither this server nor the stream has the beginning of the answer any more."""
     monkeypatch.setattr(ring, "BYTES_MAX", 4_000)
     receipt = await api.submit("hello")
-    queue, claimed = await _taken(system, receipt)
+    queue, claimed = await _claimed(system, receipt)
     words = [f"{number:0200}" for number in range(30)]
     async with following(api, receipt["events_url"]) as here:
         for seq, word in enumerate(words, 1):
@@ -151,7 +151,7 @@ async def test_a_stream_that_is_lost_is_told_from_the_record(
     system: System, api: ApiClient
 ) -> None:
     receipt = await api.submit("hello")
-    queue, claimed = await _taken(system, receipt)
+    queue, claimed = await _claimed(system, receipt)
     for seq, word in enumerate(("one ", "two ", "three "), 1):
         await queue.append(claimed, seq, word)
     await system.redis.call("DEL", keys.EVENTS(claimed.root, claimed.account, claimed.id))
@@ -174,7 +174,7 @@ async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api:
     """As after a failover to a replica that lacks the last events."""
     system.expected.add("a stream could not be read")
     receipt = await api.submit("hello")
-    queue, claimed = await _taken(system, receipt)
+    queue, claimed = await _claimed(system, receipt)
     ref = (claimed.root, claimed.account, claimed.id)
     await queue.append(claimed, 1, "one ")
     await queue.append(claimed, 2, "lost ")

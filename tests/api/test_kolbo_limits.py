@@ -140,14 +140,14 @@ async def test_an_account_has_only_so_much_unfinished(system: System) -> None:
     receipts = [await api.submit("hello"), await api.submit("hello", priority="batch")]
     answer = await _post(api)
     refused(answer, 429, "RATE_LIMITED")
-    _says_which_limit(answer, 2)
+    _check_limit_headers(answer, 2)
     body(await _post(other))
     body(await api.post(receipts[0]["cancel_url"]))
     body(await _post(api))
     refused(await _post(api), 429, "RATE_LIMITED")
 
 
-def _says_which_limit(answer: httpx.Response, limit: int) -> None:
+def _check_limit_headers(answer: httpx.Response, limit: int) -> None:
     """Check what every refusal by a limit carries."""
     again = int(answer.headers["retry-after"])
     assert again >= 1
@@ -164,7 +164,7 @@ async def test_a_session_has_only_so_many_that_wait(system: System) -> None:
     answer = await api.post("/api/v1/chat", json={"message": "hello", "session_id": session})
     payload = refused(answer, 429, "RATE_LIMITED")
     assert payload["error"] == "The session has 1 waiting messages, as many as it may."
-    _says_which_limit(answer, 1)
+    _check_limit_headers(answer, 1)
     body(await _post(api))
     body(await api.post(waits["cancel_url"]))
     assert await api.submit("hello", session_id=session)
@@ -242,7 +242,7 @@ def _used_bytes(raw_client: RawClient) -> int:
     return int(raw_client("INFO", "memory")["used_memory"])
 
 
-def _burden(server: Server) -> None:
+def _fill_memory(server: Server) -> None:
     """Fill the server's memory so far that connections take little beside it."""
     with server.raw_client() as raw_client:
         raw_client("SETRANGE", "ballast", 32 * 1024 * 1024, "x")
@@ -256,7 +256,7 @@ async def test_a_server_that_fills_up_turns_batches_away_first(
     free = await own_system.customer("two", tier="free")
     batch = {"message": "x", "priority": "batch"}
     body(await pro.post(CHAT, json=batch))
-    _burden(own_server)
+    _fill_memory(own_server)
 
     async def fill(share: float) -> None:
         with own_server.raw_client() as raw_client:
@@ -291,7 +291,7 @@ async def test_who_sends_again_what_was_taken_in_is_answered_though_nothing_more
     api = await own_system.customer()
     asked, key = {"message": "once"}, {"idempotency-key": "k"}
     receipt = body(await api.post(CHAT, json=asked, headers=key))
-    _burden(own_server)
+    _fill_memory(own_server)
     with own_server.raw_client() as raw_client:
         raw_client("CONFIG", "SET", "maxmemory", int(_used_bytes(raw_client) / 0.95))
     own_system.clock.advance(10)

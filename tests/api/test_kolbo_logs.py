@@ -51,7 +51,7 @@ async def _talk(api: ApiClient, provider: ScriptedProvider) -> list[Json]:
     return receipts
 
 
-async def _mistakes(api: ApiClient, receipt: Json) -> None:
+async def _send_refused(api: ApiClient, receipt: Json) -> None:
     """Send requests that are refused, with a canary in each."""
     session = f"/api/v1/chat/conversations/{receipt['session_id']}"
     for asked in (
@@ -86,7 +86,7 @@ async def test_no_line_holds_what_anybody_wrote_and_every_line_says_whose_it_is(
     front, worker = await asyncio.gather(system.spawn_front(), system.spawn_worker())
     api = await system.customer()
     receipts = await _talk(api, provider)
-    await _mistakes(api, receipts[0])
+    await _send_refused(api, receipts[0])
     worker.terminate()
     assert await worker.wait_until_ended() == 0
     text = front.text() + worker.text()

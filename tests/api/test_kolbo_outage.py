@@ -28,7 +28,7 @@ EXPECTED: Final = {
 }
 
 
-async def _calls(api: ApiClient, receipt: dict[str, str]) -> list[httpx.Response]:
+async def _send_all_kinds(api: ApiClient, receipt: dict[str, str]) -> list[httpx.Response]:
     """Send one request of every kind at once."""
     calls: tuple[Awaitable[httpx.Response], ...] = (
         api.post(CHAT, json={"message": "hello"}),
@@ -44,7 +44,7 @@ async def _calls(api: ApiClient, receipt: dict[str, str]) -> list[httpx.Response
 
 async def _refused_within(api: ApiClient, receipt: dict[str, str], seconds: float) -> None:
     began = time.monotonic()
-    for answer in await _calls(api, receipt):
+    for answer in await _send_all_kinds(api, receipt):
         refused(answer, 503, "UNAVAILABLE")
         assert int(answer.headers["retry-after"]) >= 1
         # Neither the address of Redis nor its error is shown.

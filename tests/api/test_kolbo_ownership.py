@@ -30,7 +30,7 @@ def matrix() -> Iterator[tuple[str, Endpoint, str]]:
                     yield prefix, endpoint, name
 
 
-def _told(answer: httpx.Response) -> tuple[int, Json, set[str]]:
+def _comparable(answer: httpx.Response) -> tuple[int, Json, set[str]]:
     """Return everything in a response that could distinguish the two cases."""
     said: Json = answer.json()
     said.pop("request_id")
@@ -49,7 +49,7 @@ async def _both(
         answer = await other.request(
             endpoint.method, path, params=parameters, json=BODIES.get(endpoint.method)
         )
-        payload.append(_told(answer))
+        payload.append(_comparable(answer))
     return payload
 
 
@@ -89,7 +89,7 @@ async def test_another_accounts_session_takes_no_message(
         payload = []
         for session in (receipt["session_id"], ids.new_id()):
             asked = {"message": "hi", "session_id": session, "on_conflict": on_conflict}
-            payload.append(_told(await other.post("/api/v1/chat", json=asked)))
+            payload.append(_comparable(await other.post("/api/v1/chat", json=asked)))
         assert payload[0] == payload[1]
         assert (payload[0][0], payload[0][1]["code"]) == (404, "SESSION_NOT_FOUND")
     assert len(await api.messages(receipt["session_id"])) == 2

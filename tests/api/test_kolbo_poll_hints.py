@@ -44,7 +44,7 @@ async def _promise_worker(system: System, *, slots: int = 1, running: int = 0) -
     )
 
 
-async def _ask_and_look(api: ApiClient, count: int, **fields: object) -> list[tuple[Json, Json]]:
+async def _submit_and_poll(api: ApiClient, count: int, **fields: object) -> list[tuple[Json, Json]]:
     """Send messages, and poll each once it is accepted; return receipts and statuses."""
     found = []
     for number in range(count):
@@ -59,7 +59,7 @@ async def test_places_count_the_accounts_own_lane(
     await _promise_worker(system)
     await other.submit("somebody else's")
     await api.submit("of the other lane", priority="batch")
-    found = await _ask_and_look(api, 4)
+    found = await _submit_and_poll(api, 4)
     receipts, statuses = [receipt for receipt, _ in found], [status for _, status in found]
     assert [status["queue_position"] for status in statuses] == [0, 1, 2, 3]
     estimates = [status["eta_seconds"]["p50"] for status in statuses]
@@ -100,7 +100,7 @@ async def test_a_turn_behind_another_of_its_session_has_a_place(api: ApiClient) 
 
 async def test_hints_are_whole_seconds_from_1_to_30(api: ApiClient, system: System) -> None:
     await _promise_worker(system)
-    found = await _ask_and_look(api, 25, model="alpha")
+    found = await _submit_and_poll(api, 25, model="alpha")
     hints = [status["poll_interval_hint"] for _, status in found]
     assert all(isinstance(hint, int) for hint in hints)
     # A two-second model: soon for the first, and never more than 30 s.
@@ -116,14 +116,14 @@ async def test_no_hint_leads_past_the_end_of_the_record(
     await system.front()
     api = await system.customer()
     await _promise_worker(system)
-    receipt, status = (await _ask_and_look(api, 25, model="alpha"))[-1]
+    receipt, status = (await _submit_and_poll(api, 25, model="alpha"))[-1]
     assert receipt["poll_interval_hint"] == longest
     assert status["poll_interval_hint"] == longest
 
 
 async def test_a_receipt_knows_of_the_queue_before_it(api: ApiClient, system: System) -> None:
     await _promise_worker(system)
-    found = await _ask_and_look(api, 5, model="alpha")
+    found = await _submit_and_poll(api, 5, model="alpha")
     hints = [receipt["poll_interval_hint"] for receipt, _ in found]
     assert hints == [status["poll_interval_hint"] for _, status in found]
     assert hints[4] > hints[0]
@@ -132,7 +132,7 @@ async def test_a_receipt_knows_of_the_queue_before_it(api: ApiClient, system: Sy
 async def test_a_receipt_knows_of_the_turns_before_it(api: ApiClient, system: System) -> None:
     await _promise_worker(system, slots=100)
     first = await api.submit("a", model="alpha")
-    found = await _ask_and_look(api, 5, model="alpha", session_id=first["session_id"])
+    found = await _submit_and_poll(api, 5, model="alpha", session_id=first["session_id"])
     hints = [receipt["poll_interval_hint"] for receipt, _ in found]
     looked = [status["poll_interval_hint"] for _, status in found]
     assert all(abs(one - other) <= 1 for one, other in zip(hints, looked, strict=True))
@@ -156,12 +156,12 @@ async def test_a_model_that_no_live_worker_serves_is_not_estimated(
     system.clock.advance(5)
     worker_report = WorkerReport(id="promised", concurrency=1, running=0, models=("beta",), wire=1)
     await fleet.report(system.redis, system.settings.redis, worker_report)
-    [(receipt, status)] = await _ask_and_look(api, 1, model="alpha")
+    [(receipt, status)] = await _submit_and_poll(api, 1, model="alpha")
     assert status["eta_seconds"] is None
     assert receipt["poll_interval_hint"] == 2
 
 
-async def _wait_on(system: System, receipt: Json, seconds: float) -> None:
+async def _prolong_wait(system: System, receipt: Json, seconds: float) -> None:
     """Make a message wait longer, by its record."""
     root = system.accounts.root_of(await system.account())
     record = keys.GENERATION(root, "one", receipt["message_id"])
@@ -173,11 +173,11 @@ async def test_slots_that_others_hold_for_longer_than_expected_are_not_estimated
     api: ApiClient, system: System
 ) -> None:
     await _promise_worker(system, slots=4, running=4)
-    [(receipt, status)] = await _ask_and_look(api, 1, model="alpha")
+    [(receipt, status)] = await _submit_and_poll(api, 1, model="alpha")
     assert status["eta_seconds"] is not None
     hints = [status["poll_interval_hint"]]
     for seconds in (10, 10, 20):
-        await _wait_on(system, receipt, seconds)
+        await _prolong_wait(system, receipt, seconds)
         status = await api.poll(receipt)
         assert status["eta_seconds"] is None
         hints.append(status["poll_interval_hint"])

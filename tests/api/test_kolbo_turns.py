@@ -15,12 +15,12 @@ pytestmark = pytest.mark.each_once
 CHAT: Final = "/api/v1/chat"
 
 
-def _said(request: Request) -> list[str]:
+def _sent_messages(request: Request) -> list[str]:
     """Return what a model was sent, message by message."""
     return [str(message["content"]) for message in request.messages]
 
 
-async def _begun(api: ApiClient, receipt: Json) -> None:
+async def _wait_until_begun(api: ApiClient, receipt: Json) -> None:
     """Wait until the first words of an answer are visible."""
 
     async def has_begun() -> bool:
@@ -51,7 +51,7 @@ async def test_turns_posted_at_once_are_answered_in_order_one_at_a_time(
     # Each turn had the whole history, and started after the previous one had ended.
     assert len(provider.requests) == 21
     for turn, request in enumerate(provider.requests):
-        assert _said(request) == listed[: 2 * turn + 1]
+        assert _sent_messages(request) == listed[: 2 * turn + 1]
         ended = provider.requests[turn - 1].answered_at if turn else 0.0
         assert ended is not None
         assert request.came_at >= ended
@@ -86,11 +86,11 @@ async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
     await api.wait_for_end(receipt)
     assert (await api.submit_and_wait("b", session_id=session))["state"] == "failed"
     receipt = await api.submit("c", session_id=session)
-    await _begun(api, receipt)
+    await _wait_until_begun(api, receipt)
     await api.post(receipt["cancel_url"])
     assert (await api.wait_for_end(receipt))["state"] == "cancelled"
     assert (await api.submit_and_wait("d", session_id=session))["state"] == "completed"
-    assert _said(provider.requests[-1]) == ["s", "a", "first", "d"]
+    assert _sent_messages(provider.requests[-1]) == ["s", "a", "first", "d"]
     assert len(await api.messages(session)) == 8
 
 
@@ -104,7 +104,7 @@ async def test_a_busy_session_takes_the_next_turn_in_line(
     second = await api.submit("b", session_id=first["session_id"], on_conflict="enqueue")
     gate.set()
     assert (await api.wait_for_end(second))["state"] == "completed"
-    assert _said(provider.requests[-1]) == ["a", "one", "b"]
+    assert _sent_messages(provider.requests[-1]) == ["a", "one", "b"]
 
 
 @pytest.mark.usefixtures("worker")
@@ -130,13 +130,13 @@ async def test_who_interrupts_is_answered_next(api: ApiClient, provider: Scripte
     provider.script.append(ScriptedAnswer(text="one two", gate=asyncio.Event(), gate_after=1))
     first = await api.submit("a")
     session = first["session_id"]
-    await _begun(api, first)
+    await _wait_until_begun(api, first)
     waits = [await api.submit(message, session_id=session) for message in ("b", "c")]
     last = await api.submit("stop", session_id=session, on_conflict="interrupt")
     assert (await api.wait_for_end(last))["result"]["content"] == "You said: stop"
     for receipt in (first, *waits):
         assert (await api.wait_for_end(receipt))["state"] == "cancelled"
-    assert [_said(request) for request in provider.requests] == [["a"], ["stop"]]
+    assert [_sent_messages(request) for request in provider.requests] == [["a"], ["stop"]]
     assert (await api.credits())["held"] == 0
 
 
@@ -150,7 +150,7 @@ async def test_who_interrupts_what_only_waits_is_answered_next(
         assert (await api.poll(receipt))["state"] == "cancelled"
     await system.worker()
     assert (await api.wait_for_end(last))["state"] == "completed"
-    assert [_said(request) for request in provider.requests] == [["c"]]
+    assert [_sent_messages(request) for request in provider.requests] == [["c"]]
 
 
 @pytest.mark.usefixtures("worker")
@@ -169,7 +169,7 @@ async def test_a_long_history_is_cut_by_whole_turns_from_its_beginning(
     assert len(listed) == 20
     kept = 0
     for turn, request in enumerate(provider.requests):
-        system, *rest = _said(request)
+        system, *rest = _sent_messages(request)
         assert system == "Be brief."
         kept = (len(rest) - 1) // 2
         assert rest == listed[2 * (turn - kept) : 2 * turn + 1]
@@ -190,7 +190,7 @@ async def test_a_context_error_is_met_once_with_a_shorter_history(
     provider.script.append(context_error(1000))
     status = await api.submit_and_wait("the last", session_id=session)
     assert status["state"] == "completed"
-    refused_, met = (_said(request) for request in provider.requests[-2:])
+    refused_, met = (_sent_messages(request) for request in provider.requests[-2:])
     assert 1 < len(met) < len(refused_)
     assert met == refused_[-len(met) :]
     provider.script += [context_error(1000)] * 2

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.each_once
 BODIES: Final[dict[str, Json]] = {"PATCH": {"name": "Stolen"}}
 
 
-def _said(answer: httpx.Response) -> tuple[int, Json, set[str]]:
+def _comparable(answer: httpx.Response) -> tuple[int, Json, set[str]]:
     """Return everything in a response that could distinguish the two cases."""
     decoded: Json = answer.json()
     decoded.pop("meta")
@@ -42,14 +42,14 @@ async def test_another_accounts_session_answers_as_unknown_on_every_route(
             )
             for id_ in (mine["session_id"], ids.new_id(), mine["id"])
         ]
-        assert _said(answers[0]) == _said(answers[1]) == _said(answers[2])
+        assert _comparable(answers[0]) == _comparable(answers[1]) == _comparable(answers[2])
         assert answers[0].status_code == 404
     for fields in ({}, {"companion": "work"}, {"on_conflict": "interrupt"}):
         answers = [
             await other.post(CHAT, json={"message": "hi", "session_id": id_, **fields})
             for id_ in (mine["session_id"], ids.new_id())
         ]
-        assert _said(answers[0]) == _said(answers[1])
+        assert _comparable(answers[0]) == _comparable(answers[1])
         assert (answers[0].status_code, answers[0].json()["code"]) == (404, "SESSION_NOT_FOUND")
     assert payload(await api.get(f"{SESSIONS}/{mine['session_id']}")) == before
     assert len(provider.requests) == 1

@@ -21,7 +21,7 @@ from tests.support.system import System
 pytestmark = pytest.mark.each_once
 
 
-def _heard(answer: httpx.Response) -> list[ReceivedEvent]:
+def _events_of(answer: httpx.Response) -> list[ReceivedEvent]:
     """Return the events of a response that must be a stream."""
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -39,7 +39,7 @@ async def test_who_asks_for_events_gets_them_from_the_first(api: ApiClient) -> N
     ]
     for fields, headers in ways:
         answer = await api.post(CHAT, json={"message": "hello", **fields}, headers=headers)
-        received = _heard(answer)
+        received = _events_of(answer)
         assert (received[0].name, received[-1].name) == ("accepted", "completed")
         assert text_of(received) == received[-1].payload["message"]["content"] == "You said: hello"
         begun = received[0].payload
@@ -49,7 +49,7 @@ async def test_who_asks_for_events_gets_them_from_the_first(api: ApiClient) -> N
 
 @pytest.mark.usefixtures("worker")
 async def test_routing_says_the_same_in_both_dialects(api: ApiClient) -> None:
-    received = _heard(await api.post(CHAT, json={"message": "hello", "stream": True}))
+    received = _events_of(await api.post(CHAT, json={"message": "hello", "stream": True}))
     status = body(await api.get(received[0].payload["poll_url"]))
     [routed] = [one.payload["routing"] for one in received if one.name == "routed"]
     assert routed == received[-1].payload["routing"] == status["routing"]
@@ -66,7 +66,7 @@ async def test_the_published_request_streams_as_it_stands(system: System, api: A
         "model": "gpt-4o",
         "stream": True,
     }
-    received = _heard(await bearer.post(CHAT, json=asked))
+    received = _events_of(await bearer.post(CHAT, json=asked))
     assert text_of(received) == "You said: Explain my server architecture"
 
 
@@ -77,7 +77,7 @@ async def test_the_same_request_again_streams_the_same_generation(
     asked, headers = {"message": "hello", "stream": True}, {"idempotency-key": "k"}
     answers = [await api.post(CHAT, json=asked, headers=headers) for _ in range(2)]
     assert ["idempotent-replayed" in answer.headers for answer in answers] == [False, True]
-    assert _heard(answers[0]) == _heard(answers[1])
+    assert _events_of(answers[0]) == _events_of(answers[1])
     assert len(provider.requests) == 1
 
 
@@ -86,7 +86,7 @@ async def test_reasoning_is_streamed_and_kept_apart(
 ) -> None:
     await system.worker()
     provider.script.append(ScriptedAnswer(reasoning="Let me think.", text="Two bears."))
-    received = _heard(await api.post(CHAT, json={"message": "hello", "stream": True}))
+    received = _events_of(await api.post(CHAT, json={"message": "hello", "stream": True}))
     names = [one.name for one in received]
     assert names.index("reasoning") < names.index("delta")
     thought = "".join(one.payload["text"] for one in received if one.name == "reasoning")
@@ -106,7 +106,7 @@ async def test_who_vanishes_from_a_stream_cancels_nothing(
         await api.post(CHAT, json={"message": "hello", "stream": True}, headers=key, timeout=0.5)
     gate.set()
     again = await api.post(CHAT, json={"message": "hello", "stream": True}, headers=key)
-    assert text_of(_heard(again)) == "one two three"
+    assert text_of(_events_of(again)) == "one two three"
     assert len(provider.requests) == 1
 
 

@@ -79,7 +79,7 @@ def _files(system: System) -> list[Path]:
     return [path for path in _folder(system).rglob("*") if path.is_file()]
 
 
-async def _look(api: ApiClient, url: str, method: str = "GET") -> httpx.Response:
+async def _fetch(api: ApiClient, url: str, method: str = "GET") -> httpx.Response:
     """Fetch a file as a browser would: without a key."""
     async with httpx.AsyncClient(base_url=api.base_url, trust_env=False) as browser:
         return await browser.request(method, url)
@@ -95,7 +95,7 @@ async def test_a_picture_is_told_everywhere_and_whoever_has_its_url_gets_it(
     name = hashlib.sha256(PNG).hexdigest() + ".png"
     assert url.startswith(f"/media/one/{status['session_id']}/{name}?expires=")
 
-    answer = await _look(api, url)
+    answer = await _fetch(api, url)
     assert (answer.status_code, answer.content) == (200, PNG)
     assert answer.headers["content-type"] == "image/png"
     assert answer.headers["content-length"] == str(len(PNG))
@@ -104,8 +104,8 @@ async def test_a_picture_is_told_everywhere_and_whoever_has_its_url_gets_it(
     assert "sandbox" in answer.headers["content-security-policy"]
     assert answer.headers["cache-control"] == "no-store"
     # As clients with a base URL that ends in /api request it.
-    assert (await _look(api, f"/api{url}")).content == PNG
-    head = await _look(api, url, "HEAD")
+    assert (await _fetch(api, f"/api{url}")).content == PNG
+    head = await _fetch(api, url, "HEAD")
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(PNG))
 
@@ -113,9 +113,9 @@ async def test_a_picture_is_told_everywhere_and_whoever_has_its_url_gets_it(
     assert file.stat().st_mode & 0o777 == 0o600
     listed = await api.messages(status["session_id"])
     assert "image_urls" not in listed[0]
-    assert (await _look(api, listed[1]["image_urls"][0])).content == PNG
+    assert (await _fetch(api, listed[1]["image_urls"][0])).content == PNG
     session = (await api.get(f"/v1/ai/sessions/{status['session_id']}")).json()
-    assert (await _look(api, session["messages"][1]["image_urls"][0])).content == PNG
+    assert (await _fetch(api, session["messages"][1]["image_urls"][0])).content == PNG
 
 
 async def test_followers_and_callers_who_wait_are_told_urls_that_are_good(
@@ -136,7 +136,7 @@ async def test_followers_and_callers_who_wait_are_told_urls_that_are_good(
         by_type["media"]["url"],
         by_type["completed"]["message"]["image_urls"][0],
     ):
-        assert (await _look(api, url)).content == PNG
+        assert (await _fetch(api, url)).content == PNG
 
 
 async def test_an_answer_of_a_picture_alone_is_whole(
@@ -159,7 +159,7 @@ async def test_a_sound_is_a_file_that_players_know(
     painter.script = whole(_answer(_blob("audio/L16;codec=pcm;rate=24000", SAMPLES)))
     status = await api.submit_and_wait("speak")
     (url,) = status["result"]["audio_urls"]
-    answer = await _look(api, url)
+    answer = await _fetch(api, url)
     assert answer.headers["content-type"] == "audio/wav"
     with wave.open(io.BytesIO(answer.content)) as read:
         assert (read.getframerate(), read.readframes(1_000)) == (24_000, SAMPLES)
@@ -183,17 +183,17 @@ async def test_a_url_that_was_changed_or_is_over_is_refused(
         f"{path}?expires=%C3%BC&signature=%C3%BC",
     ]
     for each in wrong:
-        refused(await _look(api, each), 403, "FORBIDDEN")
-    refused(await _look(api, "/media/one/../../../etc/passwd"), 404, "NOT_FOUND")
-    refused(await _look(api, f"/media/one/..%2F..%2Fetc/passwd?{query}"), 404, "NOT_FOUND")
-    refused(await _look(api, url, "POST"), 405, "METHOD_NOT_ALLOWED")
-    assert (await _look(api, url)).status_code == 200
+        refused(await _fetch(api, each), 403, "FORBIDDEN")
+    refused(await _fetch(api, "/media/one/../../../etc/passwd"), 404, "NOT_FOUND")
+    refused(await _fetch(api, f"/media/one/..%2F..%2Fetc/passwd?{query}"), 404, "NOT_FOUND")
+    refused(await _fetch(api, url, "POST"), 405, "METHOD_NOT_ALLOWED")
+    assert (await _fetch(api, url)).status_code == 200
     system.clock.advance(system.settings.media.url_seconds * 2)
-    refused(await _look(api, url), 403, "FORBIDDEN")
+    refused(await _fetch(api, url), 403, "FORBIDDEN")
     # Another poll returns a new one.
     (fresh,) = (await api.messages(status["session_id"]))[1]["image_urls"]
     assert fresh != url
-    assert (await _look(api, fresh)).status_code == 200
+    assert (await _fetch(api, fresh)).status_code == 200
 
 
 async def test_urls_are_good_at_every_front(
@@ -225,8 +225,8 @@ async def test_a_deleted_session_takes_its_files_along(
     body(await api.delete(f"/api/v1/chat/conversations/{gone['session_id']}"))
     await _due_now(worker)
     await waiting.until(lambda: len(_files(system)) == 1)
-    assert [(await _look(api, url)).status_code for url in urls] == [200, 404]
-    refused(await _look(api, urls[1]), 404, "NOT_FOUND")
+    assert [(await _fetch(api, url)).status_code for url in urls] == [200, 404]
+    refused(await _fetch(api, urls[1]), 404, "NOT_FOUND")
 
 
 async def test_a_folder_that_cannot_be_written_fails_the_answer_and_is_said_at_the_start(

@@ -22,7 +22,7 @@ WHOLE = {"total": 1000.0, "available": 1000.0, "held": 0.0}
 _SOON_SECONDS = 10.0
 
 
-async def _run_by_the_dead(system: System, receipt: Json, *, lease_ms: int = 0) -> Claimed:
+async def _claim_and_die(system: System, receipt: Json, *, lease_ms: int = 0) -> Claimed:
     """Have a worker claim a message, write a word and die; by default its lease has expired."""
     account = await system.account()
     queue = RedisFunctions(system.redis, system.settings.redis, account.partition)
@@ -49,7 +49,7 @@ async def _expire_lease(system: System, claimed: Claimed) -> None:
 async def test_cancel_ends_what_a_dead_worker_ran(system: System, api: ApiClient) -> None:
     receipt = await api.submit("hello")
     held = (await api.credits())["held"]
-    claimed = await _run_by_the_dead(system, receipt)
+    claimed = await _claim_and_die(system, receipt)
     done = body(await api.post(receipt["cancel_url"]))
     assert (done["state"], done["effect"]) == ("cancelled", "immediate")
     assert done["credits_refunded"] == held
@@ -85,7 +85,7 @@ async def test_cancel_that_nobody_is_left_to_answer_is_ended_by_the_next_look(
 ) -> None:
     """The worker has just died: at the time of the cancel it might still have been alive."""
     receipt = await api.submit("hello")
-    claimed = await _run_by_the_dead(system, receipt, lease_ms=60_000)
+    claimed = await _claim_and_die(system, receipt, lease_ms=60_000)
     assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
     assert (await api.poll(receipt))["state"] == "processing"
     await _expire_lease(system, claimed)
@@ -101,7 +101,7 @@ async def test_cancel_that_nobody_is_left_to_answer_ends_who_waits_and_who_follo
     api = await system.customer()
     for session in range(2):
         receipt = await api.submit(f"hello {session}")
-        claimed = await _run_by_the_dead(system, receipt, lease_ms=60_000)
+        claimed = await _claim_and_die(system, receipt, lease_ms=60_000)
         assert body(await api.post(receipt["cancel_url"]))["effect"] == "pending"
         if session:
             waiter = asyncio.create_task(api.poll(receipt, wait=40))
@@ -120,7 +120,7 @@ async def test_deadline_ends_every_way_to_wait_although_no_worker_lives(
     began = time.monotonic()
     asked = {"message": "hello", "deadline_seconds": 1}
     receipt = await api.submit("hello", deadline_seconds=1)
-    await _run_by_the_dead(system, receipt, lease_ms=60_000)
+    await _claim_and_die(system, receipt, lease_ms=60_000)
     colleague = await system.customer()
 
     async def follows() -> list[str]:

@@ -224,7 +224,7 @@ async def test_an_enterprise_account_waits_for_each_of_its_submissions(system: S
     api = await system.customer()
     state = system.settings.limits.enterprise
     assert state.running_max >= _SUBMISSIONS
-    senders = await asyncio.gather(*(_Line.to(url, api) for _ in range(8)))
+    senders = await asyncio.gather(*(_Connection.to(url, api) for _ in range(8)))
     shares = await asyncio.gather(*(each.submit(_SUBMISSIONS // 8) for each in senders))
     urls = [each for share in shares for each in share]
     assert len(set(urls)) == _SUBMISSIONS
@@ -232,7 +232,7 @@ async def test_an_enterprise_account_waits_for_each_of_its_submissions(system: S
     assert waits == [200] * _SUBMISSIONS
 
 
-class _Line:
+class _Connection:
     """A minimal connection: hundreds of them are open at once."""
 
     def __init__(
@@ -242,7 +242,7 @@ class _Line:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def to(cls, url: httpx.URL, api: ApiClient) -> "_Line":
+    async def to(cls, url: httpx.URL, api: ApiClient) -> "_Connection":
         return cls(api, *await asyncio.open_connection(url.host, url.port))
 
     async def call(self, line: str, content: bytes = b"") -> tuple[int, bytes]:
@@ -271,7 +271,7 @@ class _Line:
 
 
 async def _wait(url: httpx.URL, api: ApiClient, path: str) -> int:
-    line = await _Line.to(url, api)
+    line = await _Connection.to(url, api)
     status, _ = await line.call(f"GET {path}?wait=1")
     await line.close()
     return status

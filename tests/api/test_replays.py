@@ -51,7 +51,7 @@ CASES: Final[list[tuple[str, Change, Json, str]]] = [
 ]
 
 
-def _said(answer: httpx.Response) -> str:
+def _generation_of(answer: httpx.Response) -> str:
     """Return the generation of a response, in either dialect."""
     if answer.headers["content-type"] == "text/event-stream; charset=utf-8":
         lines = [line for line in answer.text.splitlines() if line.startswith("data:")]
@@ -79,7 +79,7 @@ async def test_replay_goes_before_what_a_new_request_is_refused_for(
     assert fresh.json()["code"] == code
     again = await api.post(url + path, json=asked, headers=KEY)
     assert (again.status_code, again.headers.get(REPLAYED)) == (200, "true"), again.text
-    assert _said(again) == _said(first)
+    assert _generation_of(again) == _generation_of(first)
     differs = await api.post(url + path, json={**asked, "message": "else"}, headers=KEY)
     assert (differs.status_code, differs.json()["code"]) == (422, "IDEMPOTENCY_MISMATCH")
 
@@ -130,7 +130,7 @@ async def test_replays_have_a_limit_of_their_own(system: System) -> None:
     await system.front()
     api = await system.customer()
     receipts = [await api.post(KOLBO, json={"message": "hello"}, headers=KEY) for _ in range(4)]
-    assert len({_said(each) for each in receipts}) == 1
+    assert len({_generation_of(each) for each in receipts}) == 1
     limited = await api.post(KOLBO, json={"message": "hello"}, headers=KEY)
     assert int(limited.headers["retry-after"]) > 0
     refused(limited, 429, "RATE_LIMITED")

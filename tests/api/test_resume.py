@@ -26,7 +26,7 @@ def _events(answer: httpx.Response) -> list[ReceivedEvent]:
     return read_events(answer.content)
 
 
-async def _cut(provider: ScriptedProvider, stream: Follower, gate: asyncio.Event) -> str:
+async def _read_partly(provider: ScriptedProvider, stream: Follower, gate: asyncio.Event) -> str:
     """Read up to the first words, let the answer go on unread, and return the last id."""
     await stream.until("delta")
     gate.set()
@@ -47,7 +47,7 @@ async def test_stream_that_was_cut_is_gone_on_with_from_any_front(
     gate, url = asyncio.Event(), await system.front()
     provider.script.append(ScriptedAnswer(text="one two three", gate=gate, gate_after=1))
     async with posting(api, CHAT, ASKED) as stream:
-        last = await _cut(provider, stream, gate)
+        last = await _read_partly(provider, stream, gate)
     generation = stream.received[0].payload["id"]
     assert all(one.id.startswith(f"{generation}:") for one in stream.received)
     async with posting(api, CHAT, ASKED, after=last, url=url) as again:

@@ -17,38 +17,38 @@ pytestmark = pytest.mark.each_once
 
 
 @pytest.fixture
-async def taken_in(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+async def one_accepted(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Hold every message, once accepted, until the server shuts down; set when one is accepted."""
-    is_in, is_told = asyncio.Event(), asyncio.Event()
-    take, tell = Submissions.accept, BoundedHttpProtocol.shutdown
+    accepted, shut_down = asyncio.Event(), asyncio.Event()
+    original_accept, original_shutdown = Submissions.accept, BoundedHttpProtocol.shutdown
 
-    async def accept_slowly(*asked: object, **more: object) -> Receipt:
-        receipt = await take(*asked, **more)  # type: ignore[arg-type]  # what it was asked
-        is_in.set()
-        await is_told.wait()
+    async def accept_and_hold(*asked: object, **more: object) -> Receipt:
+        receipt = await original_accept(*asked, **more)  # type: ignore[arg-type]  # what it was asked
+        accepted.set()
+        await shut_down.wait()
         return receipt
 
     def shutdown(protocol: BoundedHttpProtocol) -> None:
-        tell(protocol)
-        is_told.set()
+        original_shutdown(protocol)
+        shut_down.set()
 
-    monkeypatch.setattr(Submissions, "accept", accept_slowly)
+    monkeypatch.setattr(Submissions, "accept", accept_and_hold)
     monkeypatch.setattr(BoundedHttpProtocol, "shutdown", shutdown)
-    return is_in
+    return accepted
 
 
 async def test_who_would_begin_to_wait_is_told_where_to_look(
-    system: System, api: ApiClient, taken_in: asyncio.Event
+    system: System, api: ApiClient, one_accepted: asyncio.Event
 ) -> None:
     sending = asyncio.create_task(api.post(CHAT, json={"message": "hello"}))
-    await taken_in.wait()
+    await one_accepted.wait()
     await system.stop_front(system.url)
     said = payload(await sending, 202)
     assert said["state"] == "processing"
 
 
 async def test_who_is_next_on_the_same_connection_is_told_too(
-    system: System, api: ApiClient, taken_in: asyncio.Event
+    system: System, api: ApiClient, one_accepted: asyncio.Event
 ) -> None:
     place = urlsplit(system.url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
@@ -58,7 +58,7 @@ async def test_who_is_next_on_the_same_connection_is_told_too(
         f"Content-Length: {len(content)}\r\n\r\n"
     )
     writer.write((head.encode() + content) * 2)
-    await taken_in.wait()
+    await one_accepted.wait()
     await system.stop_front(system.url)
     answers = await reader.read()
     writer.close()
@@ -66,11 +66,11 @@ async def test_who_is_next_on_the_same_connection_is_told_too(
 
 
 async def test_who_would_begin_to_follow_is_told_where_to_go_on(
-    system: System, api: ApiClient, taken_in: asyncio.Event
+    system: System, api: ApiClient, one_accepted: asyncio.Event
 ) -> None:
     asked = {"message": "hello", "stream": True}
     sending = asyncio.create_task(api.post(CHAT, json=asked))
-    await taken_in.wait()
+    await one_accepted.wait()
     await system.stop_front(system.url)
     answer = await sending
     assert [one.name for one in read_events(answer.content)] == ["accepted"]

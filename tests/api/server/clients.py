@@ -264,7 +264,7 @@ class Client:
         self._sock.close()
 
 
-class EdgeServer:
+class RunningServer:
     """A running server, and clients of it."""
 
     def __init__(self, server: uvicorn.Server, app: App, port: int) -> None:
@@ -307,7 +307,7 @@ async def running(
     port: int = 0,
     admin_port: int | None = None,
     grace_seconds: int | None = None,
-) -> AsyncIterator[EdgeServer]:
+) -> AsyncIterator[RunningServer]:
     """Run the application behind the protocol; the kernel buffers about `buffer_bytes`."""
     app = App()
     # Through pickle, as the configuration reaches each of several processes.
@@ -328,7 +328,7 @@ async def running(
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await waiting.until(lambda: server.started, what="the server's start")
         try:
-            yield EdgeServer(server, app, listener.getsockname()[1])
+            yield RunningServer(server, app, listener.getsockname()[1])
         finally:
             server.should_exit = True
             await asyncio.wait_for(serving, PATIENCE_SECONDS)

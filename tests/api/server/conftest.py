@@ -1,7 +1,7 @@
 """A server behind the protocol, on each event loop, and the rules that hold after every test.
 
-one_site       a running server, shared by the tests of a module
-site           the same; after the test it must have no connection and answer the next request
+shared_server  a running server, shared by the tests of a module
+live_server    the same; after the test it must have no connection and answer the next request
 errors_logged  the messages that a test provokes on purpose; any other warning or error fails it
 """
 
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.api.server.clients import LAST, EdgeServer, running
+from tests.api.server.clients import LAST, RunningServer, running
 
 Backend = tuple[str, dict[str, bool]]
 
@@ -26,18 +26,18 @@ def anyio_backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="module")
-async def shared_edge_server() -> AsyncIterator[EdgeServer]:
-    async with running(keep_alive_seconds=1) as edge_server:
-        yield edge_server
+async def shared_server() -> AsyncIterator[RunningServer]:
+    async with running(keep_alive_seconds=1) as live_server:
+        yield live_server
 
 
 @pytest.fixture
-async def edge_server(shared_edge_server: EdgeServer) -> AsyncIterator[EdgeServer]:
-    shared_edge_server.app.reset()
-    yield shared_edge_server
-    shared_edge_server.app.gate.set()
-    await shared_edge_server.is_empty()
-    assert [answer.status for answer in await shared_edge_server.ask(LAST)] == [200]
+async def live_server(shared_server: RunningServer) -> AsyncIterator[RunningServer]:
+    shared_server.app.reset()
+    yield shared_server
+    shared_server.app.gate.set()
+    await shared_server.is_empty()
+    assert [answer.status for answer in await shared_server.ask(LAST)] == [200]
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from tests.api.server.clients import (
     LAST,
     POST,
     WEBSOCKET,
-    EdgeServer,
+    RunningServer,
     split,
 )
 
@@ -52,9 +52,11 @@ def mutated(chance: random.Random) -> list[bytes]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_chance_never_breaks_or_holds_the_server(edge_server: EdgeServer, seed: int) -> None:
+async def test_chance_never_breaks_or_holds_the_server(
+    live_server: RunningServer, seed: int
+) -> None:
     async def bare_client(pieces: list[bytes]) -> None:
-        async with edge_server.client() as client:
+        async with live_server.client() as client:
             await client.send(*pieces)
             read = (await client.read_all()).replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"")
         # A client that sends more after `Connection: close` may lose the end of the response.

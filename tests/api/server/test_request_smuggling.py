@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.api.server.clients import CHUNKED, GET, INVALID, LAST, POST, Answer, EdgeServer
+from tests.api.server.clients import CHUNKED, GET, INVALID, LAST, POST, Answer, RunningServer
 
 HIDDEN: Final = b"GET /hidden HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 LENGTH: Final = b"%d" % len(HIDDEN)
@@ -105,40 +105,44 @@ SERVED: Final = {
 }
 
 
-async def _all(edge_server: EdgeServer, requests: list[bytes]) -> list[list[Answer]]:
-    return await asyncio.gather(*(edge_server.ask(raw + HIDDEN + LAST) for raw in requests))
+async def _all(live_server: RunningServer, requests: list[bytes]) -> list[list[Answer]]:
+    return await asyncio.gather(*(live_server.ask(raw + HIDDEN + LAST) for raw in requests))
 
 
-async def test_a_framing_that_can_be_read_in_two_ways_is_the_end(edge_server: EdgeServer) -> None:
-    answers = await _all(edge_server, list(REFUSED.values()))
+async def test_a_framing_that_can_be_read_in_two_ways_is_the_end(
+    live_server: RunningServer,
+) -> None:
+    answers = await _all(live_server, list(REFUSED.values()))
     for name, found in zip(REFUSED, answers, strict=True):
         assert [answer.status for answer in found] == [400], name
         assert found[0].fields["connection"] == "close", name
-    assert edge_server.app.seen == []
+    assert live_server.app.seen == []
 
 
-async def test_a_framing_that_can_be_read_in_one_way_is_served(edge_server: EdgeServer) -> None:
-    answers = await _all(edge_server, [raw for raw, _ in SERVED.values()])
+async def test_a_framing_that_can_be_read_in_one_way_is_served(
+    live_server: RunningServer,
+) -> None:
+    answers = await _all(live_server, [raw for raw, _ in SERVED.values()])
     for name, found in zip(SERVED, answers, strict=True):
         served = [answer.body.partition(b" ")[0] for answer in found]
         assert served == [b"/plain", b"/hidden" if SERVED[name][1] else b"/last"], name
 
 
 async def test_a_request_without_a_host_is_served_to_http_1_0_alone(
-    edge_server: EdgeServer,
+    live_server: RunningServer,
 ) -> None:
     head = b"GET /plain HTTP/1.%b\r\nConnection: close\r\n\r\n"
-    statuses = [(await edge_server.ask(head % version))[0].status for version in (b"0", b"1")]
+    statuses = [(await live_server.ask(head % version))[0].status for version in (b"0", b"1")]
     assert statuses == [200, 400]
 
 
-async def test_hosts_of_every_form_are_taken(edge_server: EdgeServer) -> None:
+async def test_hosts_of_every_form_are_taken(live_server: RunningServer) -> None:
     for host in (b"", b"a", b"a:80", b"a:", b"127.0.0.1:8000", b"[::1]:8000", b"x-_~.example"):
-        (answer,) = await edge_server.ask(HIDDEN.replace(b"Host: a", b"Host: " + host))
+        (answer,) = await live_server.ask(HIDDEN.replace(b"Host: a", b"Host: " + host))
         assert answer.status == 200, host
 
 
-async def test_a_target_with_a_host_is_as_its_path(edge_server: EdgeServer) -> None:
+async def test_a_target_with_a_host_is_as_its_path(live_server: RunningServer) -> None:
     for target, path in (
         (b"http://example.org/plain", b"/plain"),
         (b"HTTPS://example.org:8443/plain?a=http://b/c", b"/plain"),
@@ -147,7 +151,7 @@ async def test_a_target_with_a_host_is_as_its_path(edge_server: EdgeServer) -> N
         (b"http://[::1]:80/%41", b"/A"),
         (b"http://example.org//a", b"//a"),
     ):
-        (answer,) = await edge_server.ask(HIDDEN.replace(b"/hidden", target))
+        (answer,) = await live_server.ask(HIDDEN.replace(b"/hidden", target))
         assert (answer.status, answer.body) == (200, path + b" "), target
 
 
@@ -162,11 +166,11 @@ async def test_a_target_with_a_host_is_as_its_path(edge_server: EdgeServer) -> N
     ids=["host", "field", "late", "broken"],
 )
 async def test_a_refused_head_request_gets_no_body(
-    edge_server: EdgeServer, errors_logged: list[str], raw: bytes
+    live_server: RunningServer, errors_logged: list[str], raw: bytes
 ) -> None:
     if b"/broken" in raw:
         errors_logged.append("The application failed.")
-    async with edge_server.client() as client:
+    async with live_server.client() as client:
         await client.send(GET + raw)
         head, _, body = (await client.read_all()).partition(b"/plain ")[2].partition(b"\r\n\r\n")
     assert int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]) > 0
@@ -174,9 +178,9 @@ async def test_a_refused_head_request_gets_no_body(
 
 
 async def test_what_comes_behind_a_head_request_is_refused_with_a_body(
-    edge_server: EdgeServer,
+    live_server: RunningServer,
 ) -> None:
-    async with edge_server.client() as client:
+    async with live_server.client() as client:
         await client.send(GET.replace(b"GET", b"HEAD") + INVALID["words"])
         rest = (await client.read_all()).partition(b"\r\n\r\n")[2]
     status = rest.partition(b"\r\n")[0]
