@@ -17,6 +17,8 @@ import aiohttp
 import httpx
 from typing_extensions import override
 
+from shared.errors import ConfigurationError
+
 _IDLE_SECONDS: Final = 15.0
 _OUR_HEADERS: Final = frozenset({"accept", "accept-encoding", "user-agent", "content-type"})
 
@@ -33,6 +35,16 @@ _ERROR_TYPES: Final[tuple[tuple[type[Exception], type[httpx.TransportError]], ..
     (aiohttp.ClientError, httpx.RemoteProtocolError),
     (TimeoutError, httpx.ReadTimeout),
 )
+
+
+def check_base_url(base_url: str, setting: str) -> None:
+    """Refuse a base URL that names no host. Raises ConfigurationError, which names the setting."""
+    try:
+        fault = "" if httpx.URL(base_url).host else "names no host"
+    except (httpx.InvalidURL, UnicodeError) as error:
+        fault = str(error)
+    if fault:
+        raise ConfigurationError([f"{setting}: {fault}"])
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):

@@ -110,6 +110,11 @@ class FailureTranslator:
         error.limits = read_rate_limits(response.headers, now=now)
         return error
 
+    def check_encoding(self, response: httpx.Response) -> None:
+        """Refuse a compressed body, which was not asked for. Raises ProviderError."""
+        if response.headers.get("content-encoding", "").lower() not in {"", "identity"}:
+            raise self.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
+
     def error(
         self, classification: Classification, retry_after_seconds: float | None = None
     ) -> ProviderError:

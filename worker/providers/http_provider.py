@@ -13,9 +13,9 @@ from typing import Final
 import httpx
 
 from shared.clock import SystemClock
-from shared.errors import ConfigurationError, ProviderError
+from shared.errors import ProviderError
 from shared.settings import ModelSettings, ProviderSettings, Secret
-from worker.providers.aiohttp_transport import AiohttpTransport
+from worker.providers.aiohttp_transport import AiohttpTransport, check_base_url
 from worker.providers.contract import ChatRequest, Dialect, KeepAlive, Part, Reader
 from worker.providers.failures import FailureTranslator
 from worker.providers.rate_limit_headers import RateLimits, may_run_out, read_rate_limits
@@ -52,7 +52,7 @@ class HttpProvider:
         self._transport = transport or AiohttpTransport()
         self._urls: dict[str, httpx.URL] = {}
         self._last_headers: dict[str, httpx.Headers] = {}
-        _check(settings)
+        check_base_url(settings.base_url, f"providers.{settings.name}.base_url")
 
     async def close(self) -> None:
         """Close the upstream's connections."""
@@ -135,11 +135,9 @@ class HttpProvider:
 
     async def _check_head(self, response: httpx.Response, body: httpx.AsyncByteStream) -> None:
         """Refuse an error status or a compressed body. The content type is not checked."""
-        headers = response.headers
         if response.status_code != httpx.codes.OK:
             raise self._failures.refusal(response, await _read_error_body(body))
-        if headers.get("content-encoding", "").lower() not in {"", "identity"}:
-            raise self._failures.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
+        self._failures.check_encoding(response)
 
     def _url(self, model: ModelSettings) -> httpx.URL:
         path = self._dialect.path(model)
@@ -156,16 +154,6 @@ def _errors_ignored_after_end(reader: Reader) -> Iterator[None]:
     except ProviderError:
         if not reader.has_ended:
             raise
-
-
-def _check(settings: ProviderSettings) -> None:
-    """Refuse an address that names no host. Raises ConfigurationError."""
-    try:
-        fault = "" if httpx.URL(settings.base_url).host else "names no host"
-    except (httpx.InvalidURL, UnicodeError) as error:
-        fault = str(error)
-    if fault:
-        raise ConfigurationError([f"providers.{settings.name}.base_url: {fault}"])
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:

@@ -59,7 +59,7 @@ async def generate(run: Run) -> Outcome | None:
     retry: Retry | None = None
     parked: tuple[str, ...] = ()
     while True:
-        assert run.model is not None  # noqa: S101  `choose` went before
+        assert run.model is not None  # noqa: S101  `choose_model` went before
         outcome = await _answer_with(run, run.model)
         if isinstance(outcome, Retry):
             parked += _resource_awaited(run.model, outcome)
@@ -87,7 +87,7 @@ def _resource_awaited(model: ModelSettings, outcome: Retry) -> tuple[str, ...]:
 
 def _fail_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
     """Go on to the next model of the route."""
-    assert run.routing is not None  # noqa: S101  `choose` went before
+    assert run.routing is not None  # noqa: S101  `choose_model` went before
     run.model, *fallbacks = run.fallbacks
     run.fallbacks = tuple(fallbacks)
     run.routing = after_failure(run.routing, failed.identifier, run.model.identifier, excluded_by)

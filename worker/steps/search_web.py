@@ -33,7 +33,7 @@ async def search_web(run: Run) -> Failed | None:
     """Add the results to `run.system_prompt` and `run.citations`, if a service searches."""
     if run.searched_by != "service":
         return None
-    assert run.dependencies.search_client is not None  # noqa: S101  `choose` asked
+    assert run.dependencies.search_client is not None  # noqa: S101  `choose_model` asked
     run.writer.append_event(events.StageChanged("searching"), stage="searching")
     try:
         results = await _search_with_retry(run, run.dependencies.search_client)

@@ -15,11 +15,11 @@ import httpx
 import msgspec
 
 from shared.catalogue import provider_key
-from shared.errors import Category, ConfigurationError, ProviderError
+from shared.errors import Category, ProviderError
 from shared.search_settings import SearchSettings
 from shared.settings import ProviderSettings, Secret
 from shared.telemetry import logs
-from worker.providers.aiohttp_transport import AiohttpTransport
+from worker.providers.aiohttp_transport import AiohttpTransport, check_base_url
 from worker.providers.citations import Citations
 from worker.providers.failures import FailureTranslator
 from worker.providers.refusals import Classification
@@ -96,8 +96,7 @@ class SearchClient:
                 if response.status_code in _DEPLOYMENT_FAULTS:
                     raise self._failures.error(_DEPLOYMENT_FAULTS[response.status_code])
                 raise self._failures.refusal(response, b"")
-            if response.headers.get("content-encoding", "").lower() not in {"", "identity"}:
-                raise self._failures.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
+            self._failures.check_encoding(response)
             return await _read_body(body)
         finally:
             await body.aclose()
@@ -156,7 +155,7 @@ def connect(settings: SearchSettings, environment: Mapping[str, str]) -> SearchC
     if settings.service is None:
         return None
     base_url = settings.base_url or KINDS[settings.service].base_url
-    _check(base_url)
+    check_base_url(base_url, "search.base_url")
     named = ProviderSettings(
         name=settings.service, base_url=base_url, api_key_env=settings.api_key_env
     )
@@ -168,16 +167,6 @@ def connect(settings: SearchSettings, environment: Mapping[str, str]) -> SearchC
         )
         return None
     return SearchClient(settings, key)
-
-
-def _check(base_url: str) -> None:
-    """Refuse an address that names no host. Raises ConfigurationError."""
-    try:
-        fault = "" if httpx.URL(base_url).host else "names no host"
-    except (httpx.InvalidURL, UnicodeError) as error:
-        fault = str(error)
-    if fault:
-        raise ConfigurationError([f"search.base_url: {fault}"])
 
 
 async def _read_body(body: httpx.AsyncByteStream) -> bytes:
