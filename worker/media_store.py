@@ -75,7 +75,7 @@ class MediaStore:
             raise ProviderError(_TOO_LARGE)
         media_format = formats.detect_format(content)
         if media_format is None:
-            logs.logger().warning("a model made something of no known form", bytes=len(content))
+            logs.logger().warning("a model sent media of an unknown format", bytes=len(content))
             return None
         signer = await self._load_url_signer()
         try:

@@ -263,7 +263,7 @@ async def test_what_is_no_picture_is_not_kept(
     drawing: tuple[ApiClient, PolluxWorker], painter: Upstream, system: System
 ) -> None:
     api, _ = drawing
-    system.expected.add("a model made something of no known form")
+    system.expected.add("a model sent media of an unknown format")
     painter.script = whole(_answer({"text": "Here"}, _blob("image/svg+xml", b"<svg/>")))
     status = await api.submit_and_wait("draw")
     assert (status["state"], status["result"]["image_urls"]) == ("completed", [])

@@ -98,7 +98,7 @@ async def _fetch(run: Run, url: str, budget: FetchBudget) -> bytes:
 
 def _failed(index: int, fault: tuple[str, str], *, retryable: bool = False) -> Failed:
     code, words = fault
-    logs.logger().info("a picture cannot be had", place=index, code=code)
+    logs.logger().info("an image cannot be used", place=index, code=code)
     return Failed(
         Failure(
             message=f"The picture at `media_urls[{index}]` {words}.",
