@@ -135,7 +135,7 @@ class Front:
         return ticket
 
     async def claim(self, ticket: Ticket, *, lease_ms: int = 60_000) -> Claimed:
-        """Take a generation as a worker would, which this process then is not."""
+        """Claim a generation as a worker would, without being one."""
         ask = functions.ClaimAsk(
             claim=1,
             worker="nobody",
@@ -169,16 +169,16 @@ class Front:
         assert await functions.settle(self.redis, claimed.root, ask, record) is not None
 
     async def poll(self, ticket: Ticket) -> Generation:
-        """Return a generation as it is."""
+        """Return the status of a generation."""
         found = await generations.find(self.redis, ticket.root, ticket.account, ticket.id)
         assert found is not None
-        # When it was looked at is no part of what it is.
+        # The time of the poll is no part of the status.
         return msgspec.structs.replace(found, seen=0)
 
     async def seen(
         self, ticket: Ticket, condition: Callable[[Generation], object], seconds: float = 10.0
     ) -> Generation:
-        """Wait until a generation is as the condition says, and return it."""
+        """Wait until a generation meets a condition, and return it."""
 
         async def looked() -> Generation | None:
             found = await self.poll(ticket)
@@ -192,7 +192,7 @@ class Front:
         return await self.seen(ticket, lambda found: found.is_final, seconds)
 
     async def cancel(self, ticket: Ticket) -> object:
-        """Cancel a generation and return what that did."""
+        """Cancel a generation and return the result."""
         ask = CancelAsk(
             account=ticket.account,
             id=ticket.id,
@@ -203,7 +203,7 @@ class Front:
         return await functions.cancel(self.redis, ticket.root, ask)
 
     async def hasten(self, ticket: Ticket) -> None:
-        """Let a deferred generation be due now, and be put into its line."""
+        """Make a deferred generation due now, and move it to its lane."""
         name = f"{ticket.account}:{ticket.id}"
         assert await self.redis.call("ZADD", keys.DEFERRED(ticket.root), "XX", "CH", 1, name)
         worker = self.settings.worker
@@ -219,7 +219,7 @@ class Front:
         await functions.reap(self.redis, ticket.root, ask)
 
     async def thaw(self, *circuit_breakers: CircuitBreaker) -> None:
-        """Let every open breaker be due for a probe now, and these gates know it."""
+        """Make every open breaker due for a probe now, and report that to circuit breakers."""
         root = keys.system_root(self.settings.redis)
         names = await self.redis.call("ZRANGE", keys.COOLING(root), 0, -1)
         for name in names:
@@ -228,7 +228,7 @@ class Front:
             circuit_breaker.update({name.decode(): Breaker("due") for name in names}, frozenset())
 
     async def stream_events(self, ticket: Ticket) -> list[StreamEvent]:
-        """Return the generation's stream as it is."""
+        """Return the events of the generation's stream."""
         name = keys.EVENTS(ticket.root, ticket.account, ticket.id)
         entries = await self.redis.call("XRANGE", name, "-", "+")
         return [_stream_event(*entry) for entry in entries]
@@ -258,7 +258,7 @@ class Front:
 
 
 def text_of(stream_events: list[StreamEvent]) -> str:
-    """Return the text that a follower has in the end: deltas, and resets that drop them."""
+    """Return the text that a follower ends with: deltas, minus those that a reset drops."""
     text = ""
     for _, _, event in stream_events:
         if isinstance(event, events.Delta):

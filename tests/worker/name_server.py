@@ -35,7 +35,7 @@ class NameServer(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def names(self, folder: Path, *, hosts: str = "", options: str = "") -> DnsResolver:
-        """Return a resolver that asks here, as files in `folder` tell it to."""
+        """Return a resolver that queries this server, by configuration files in `folder`."""
         assert self._transport is not None
         (folder / "hosts").write_text(hosts)
         (folder / "resolv.conf").write_text(f"nameserver 127.0.0.1\n{options}\n")
@@ -76,7 +76,7 @@ class NameServer(asyncio.DatagramProtocol):
     def _records(
         self, name: str, places: tuple[str, ...], kind: RdataType
     ) -> list[dns.rrset.RRset]:
-        """Return what is known of a name, and of the name that it is another one for."""
+        """Return the records of a name, and of the name of which it is an alias."""
         found = []
         for place in places:
             if place.startswith(ALIAS):

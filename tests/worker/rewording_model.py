@@ -17,7 +17,7 @@ CLEARER: Final = "How do I sort a list of numbers in Python with the biggest fir
 
 
 class RewordingModel:
-    """The model that rewords: what it is asked, and what the others are."""
+    """Controls and records what the rewording model and the answering models are sent."""
 
     def __init__(self, attempts: Attempts, provider: ScriptedProvider) -> None:
         self._attempts = attempts
@@ -34,7 +34,7 @@ class RewordingModel:
         self._attempts.settings = msgspec.structs.replace(settings, enhancement=changed)
 
     def change(self, **fields: Any) -> None:  # noqa: ANN401  of any field's type
-        """Change what the catalogue says of it, which else is what it says of the first model."""
+        """Change its catalogue entry, which otherwise copies that of the first model."""
         settings = self._attempts.settings
         first, *others = settings.models
         mine = next((each for each in others if each.identifier == "scribe"), first)
@@ -45,17 +45,17 @@ class RewordingModel:
         )
 
     def answers(self, **fields: Any) -> None:  # noqa: ANN401  of any field's type
-        """Let it answer so."""
+        """Set its answer."""
         self.say = lambda _: ScriptedAnswer(**fields)
 
     @property
     def asked(self) -> list[Request]:
-        """What it was asked."""
+        """The requests that it was sent."""
         return [each for each in self._provider.requests if self._is_mine(each)]
 
     @property
     def sent(self) -> list[str]:
-        """The messages that the models that answer were sent."""
+        """The messages that the answering models were sent."""
         return [each.last for each in self._provider.requests if not self._is_mine(each)]
 
     def _answer(self, request: Request) -> ScriptedAnswer:

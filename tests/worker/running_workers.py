@@ -22,7 +22,7 @@ async def running_worker(
     environment: Mapping[str, str] | None = None,
     hooks: Mapping[str, Hook] | None = None,
 ) -> AsyncIterator[PolluxWorker]:
-    """Run a worker and yield it once it may claim; leaving drains it and lets it go."""
+    """Run a worker and yield it once it may claim; leaving drains and closes it."""
     async with started(system, environment, hooks) as (worker, running):
         yield worker
         worker.begin_drain()
@@ -35,7 +35,7 @@ async def started(
     environment: Mapping[str, str] | None = None,
     hooks: Mapping[str, Hook] | None = None,
 ) -> AsyncIterator[tuple[PolluxWorker, "asyncio.Task[None]"]]:
-    """Run a worker whose end is the test's own matter; leaving lets it go."""
+    """Run a worker that the test itself ends; leaving closes it."""
     worker = PolluxWorker(system.settings, environment or {}, SystemClock())
     for name, hook in (hooks or {}).items():
         setattr(worker, name, hook)

@@ -27,7 +27,7 @@ from worker.resilience.circuits import Caller
 from worker.run import Dependencies
 from worker.web_search.client import SearchClient, connect
 
-# Whose calls those are that a test makes by itself.
+# The caller of upstream calls that a test makes itself.
 ANN: Final = Caller("ann", "a-message")
 
 
@@ -40,7 +40,7 @@ class ImpatientClock(SystemClock):
 
 
 class Attempts:
-    """A maker of attempts; `redis` may be replaced by a shaky one, `settings` by other ones.
+    """Makes attempts; a test may replace `redis` by a lossy one, and `settings`.
 
     `configured` is what other workers have keys of; `outside` another way out than their own.
     """
@@ -60,7 +60,7 @@ class Attempts:
 
     @property
     def circuit_breaker(self) -> CircuitBreaker:
-        """The gate of all the attempts; with the first look the catalogue is settled."""
+        """The circuit breaker of all attempts; after its first use the catalogue is fixed."""
         self._registry = self._registry or Registry(Catalogue.of(self.settings), {})
         self._circuit_breaker = self._circuit_breaker or CircuitBreaker(
             self.settings, self.redis, self.clock, self._registry
@@ -102,7 +102,7 @@ class Attempts:
         return asyncio.create_task(self.run(ticket))
 
     async def stopped_early(self, ticket: Ticket, why: StopReason) -> None:
-        """Make an attempt whose brake was pulled before it began."""
+        """Make an attempt whose stop signal was triggered before it began."""
         claimed = await self._front.claim(ticket)
         self.stop_signal = StopSignal()
         self.stop_signal.trigger(why)
@@ -117,7 +117,7 @@ class Attempts:
         return found
 
     async def close(self) -> None:
-        """Let go of the upstreams."""
+        """Close the connections to upstreams."""
         if self._registry is not None:
             await self._registry.close()
         if self._search is not None:

@@ -272,7 +272,7 @@ async def test_slow_one_is_not_waited_for_beyond_the_limit(
     attempts: Attempts, scribe: RewordingModel, answer: dict[str, Any]
 ) -> None:
     scribe.use(seconds=1.0)
-    # Its gate never opens: without the limit, only the deadline would end the wait.
+    # It never answers: without the limit, only the deadline would end the wait.
     scribe.answers(gate=asyncio.Event(), **answer)
     assert await _became(attempts, UNCLEAR) == Enhancement(applied=False, reason="slow")
     [asked] = scribe.asked

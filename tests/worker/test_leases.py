@@ -187,7 +187,7 @@ async def test_claim_whose_reply_is_lost_costs_nothing(system: System, front: Fr
     redis, started = LossyRedis(front.redis, "claim"), list[Claimed]()
     claims = Claims(system.settings, "deaf", redis, Slots(system.settings.worker), started.append)
     ticket = await front.submit()
-    # Each look begins with another partition.
+    # Each claim begins with another partition.
     redis.troubles.extend(repeat("unanswered", 2 * system.settings.redis.partitions))
     while redis.troubles:
         with pytest.raises(UnavailableError):
@@ -221,7 +221,7 @@ async def test_blocking_claim_whose_reply_is_lost_is_repaired_at_once(
     ticket = await queue.submit()
     with pytest.raises(UnavailableError):
         await claims.take_work()
-    # It does not wait for a bell: none rings for what was given back.
+    # It does not wait for a wakeup: none is sent for a requeued generation.
     await claims.take_work()
     await claims.close()
     assert [(one.id, one.attempt) for one in started] == [(ticket.id, 2)]

@@ -35,7 +35,7 @@ async def _cut(system: System) -> None:
 
 @asynccontextmanager
 async def _full(system: System) -> AsyncIterator[None]:
-    """Let the server take no new connection, so that a listener that is cut stays away."""
+    """Let the server accept no new connection, so that a cut listener stays lost."""
     [most] = (await system.redis.call("CONFIG", "GET", "maxclients")).values()
     await system.redis.call("CONFIG", "SET", "maxclients", 1)
     await _cut(system)
@@ -84,7 +84,7 @@ async def _is_nobody_blocked(system: System) -> bool:
 
 
 async def _start(front: Front, provider: ScriptedProvider, gate: asyncio.Event) -> list[Ticket]:
-    """Have some messages run that end when the gate opens."""
+    """Run some messages that end when `gate` is set."""
     provider.script.extend(
         ScriptedAnswer(text="so far", gate=gate, gate_after=1) for _ in range(_RUNNING)
     )
@@ -106,7 +106,7 @@ async def _beat(system: System, ticket: Ticket) -> None:
 
 
 async def _looks(system: System, ticket: Ticket, count: int) -> None:
-    """Wait until the fleet has looked for the dead so often."""
+    """Wait until the fleet has reaped so often."""
     seen = set()
 
     async def looked() -> bool:
@@ -127,7 +127,7 @@ async def _is(told: Callable[[], Awaitable[object]], value: object) -> bool:
     return await told() == value
 
 
-# With one partition a worker at the bell claims in the round trip that waits for it.
+# With one partition the blocking call of an idle worker claims in the same round trip.
 @pytest.mark.parametrize(("trouble", "partitions"), [(_full, 1), (_mute, 3)], ids=["full", "mute"])
 async def test_worker_without_a_listener_keeps_what_it_runs_and_claims_nothing_until_it_is_back(
     own_system: System,
@@ -138,7 +138,7 @@ async def test_worker_without_a_listener_keeps_what_it_runs_and_claims_nothing_u
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     system, gate = own_system, asyncio.Event()
-    # A worker that did not leave the bell would wait there longer than this test does.
+    # A worker that kept blocking would block longer than this test runs.
     monkeypatch.setattr("worker.consumer.claims._IDLE_SECONDS", 60.0)
     system.change("worker", lease_seconds=60.0, beat_seconds=_BEAT_SECONDS)
     system.change("redis", partitions=partitions)

@@ -143,7 +143,7 @@ async def test_route_by_service_stays_one_and_keeps_what_was_found(
 async def test_route_by_service_has_no_model_that_the_results_do_not_fit(
     searching: Attempts, provider: ScriptedProvider
 ) -> None:
-    # It searches by itself, so its own gate was open.
+    # It searches by itself, so its circuit was closed.
     change(searching, {}, {"context_window": 512, "capabilities": ("web_search",)})
     _alpha_fails(provider)
     ended = await searching.ended(features=SEARCH, hold=10_000_000)

@@ -23,14 +23,14 @@ _EXPECTED = (
 
 @pytest.fixture(autouse=True)
 def _impatient(own_system: System) -> None:
-    """Let a stalled server be noticed soon, and its trouble be expected."""
+    """Use short timeouts, and expect the log lines of an outage."""
     redis = msgspec.structs.replace(own_system.settings.redis, timeout_seconds=0.4)
     own_system.settings = msgspec.structs.replace(own_system.settings, redis=redis)
     own_system.expected |= {*_EXPECTED, "the listener is away", "the listener is back"}
 
 
 async def _whole(front: Front, ticket: Ticket, text: str) -> None:
-    """See that an answer is whole and told without a gap, from its first attempt."""
+    """Check that an answer is complete, without gaps, and of the first attempt."""
     ended, stream_events = await front.end(ticket), await front.stream_events(ticket)
     assert (ended.stage, ended.text, ended.attempt) == ("completed", text, 1)
     assert text_of(stream_events) == text
@@ -40,7 +40,7 @@ async def _whole(front: Front, ticket: Ticket, text: str) -> None:
 
 
 async def _begun(front: Front, provider: ScriptedProvider) -> tuple[Ticket, asyncio.Event, str]:
-    """Return a generation of which half was told, what lets it go on, and its whole answer."""
+    """Return a half-streamed generation, the event that continues it, and its whole answer."""
     gate = asyncio.Event()
     text = " ".join(f"word{number}" for number in range(40))
     provider.script.append(ScriptedAnswer(text=text, gate=gate, gate_after=20))

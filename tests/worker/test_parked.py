@@ -110,7 +110,7 @@ async def test_a_backlog_behind_a_limit_is_claimed_as_room_comes(
         ended = [await front.end(ticket, 40) for ticket in tickets]
         assert {one.stage for one in ended} == {"completed"}
         attempts = sum([int((await front.record(ticket))["attempt"]) for ticket in tickets])
-    # In vain: what was claimed before the first call found no room, once.
+    # Claimed in vain: turns claimed before the first call found no room, once each.
     assert attempts <= len(tickets) + 2 * 2 * system.settings.worker.concurrency
 
 

@@ -18,12 +18,12 @@ pytestmark = pytest.mark.each_once
 
 @pytest.fixture(autouse=True)
 def _brisk(system: System) -> None:
-    """Let leases lapse, and what lapsed be seen, sooner than in production."""
+    """Shorten leases and reaping."""
     system.change("worker", lease_seconds=0.6, beat_seconds=0.1, reap_seconds=0.1)
 
 
 async def _half_told(front: Front, provider: ScriptedProvider) -> Ticket:
-    """Return a generation of which a part was told, and which stays so until its line is cut."""
+    """Return a generation that has shown a part and waits until its connection is cut."""
     provider.script.append(ScriptedAnswer(text="old " * 9, gate=asyncio.Event(), gate_after=4))
     ticket = await front.submit()
     await front.seen(ticket, lambda found: found.text)

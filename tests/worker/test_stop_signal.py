@@ -118,7 +118,7 @@ async def test_cancel_while_the_end_is_written_comes_too_late(
     assert (ended.stage, ended.text) == ("completed", "You said: hello")
 
 
-# Pulled before it began
+# Triggered before it began
 
 
 async def test_attempt_that_is_cancelled_before_it_begins_still_ends(
@@ -157,7 +157,7 @@ async def test_stop_signal_that_is_triggered_twice_stops_once(
     attempts.stop_signal.trigger("cancel")
     await attempt
     stage = (await front.poll(ticket)).stage
-    # Who has lost its lease leaves the stage as it was: the first append may have been made.
+    # An attempt that has lost its lease leaves the stage; its first append may have been made.
     expected = {"cancel": {"cancelled"}, "drain": {"queued"}, "lost": {"routing", "generating"}}
     assert stage in expected[why]
 

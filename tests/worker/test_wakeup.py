@@ -19,12 +19,12 @@ from tests.support.waiting import until
 from worker.consumer.claims import Claims
 from worker.consumer.slots import Slots
 
-# A worker that waits for `redis.timeout_seconds`, and as long as for a ring, takes twice this.
+# A worker that waits for `redis.timeout_seconds` and the idle time takes twice this.
 _PICKUP_SECONDS = 3.0
 
 
 class _Idle(NamedTuple):
-    """A lone worker that blocks at its bell, as the proxy between it and the server sees it."""
+    """A single worker that blocks for a wakeup, behind a proxy to the server."""
 
     claims: Claims
     started: list[Claimed]
@@ -63,7 +63,7 @@ async def _idle(system: System, server: Server, partitions: int) -> AsyncIterato
 async def test_connection_that_died_while_idle_costs_a_fraction_of_the_timeout(
     own_system: System, own_server: Server, partitions: int, is_rung_there: bool
 ) -> None:
-    """The server hands the ring, and a claim, to the dead connection while it blocks there."""
+    """The server sends the wakeup, and a claim, to the dead connection while it blocks there."""
     own_system.expected.add("an idle connection to Redis was dead and is replaced")
     async with _idle(own_system, own_server, partitions) as idle:
         idle.proxy.drop_packets()

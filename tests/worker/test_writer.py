@@ -23,7 +23,7 @@ _LATE: Final = 30.0
 
 
 class WriterRecorder:
-    """A writer of a claimed generation, what it told its brake, and what it asked of Redis."""
+    """A writer of a claimed generation; records its stop reasons and its Redis calls."""
 
     def __init__(self, front: Front, ticket: Ticket, claimed: Claimed, flush: float) -> None:
         self.redis = LossyRedis(front.redis, "append")
@@ -41,11 +41,11 @@ class WriterRecorder:
 
     @property
     def asked(self) -> list[dict[str, Any]]:
-        """What was asked of Redis, call by call."""
+        """The recorded Redis calls."""
         return self.redis.asked
 
     async def asks(self, count: int) -> None:
-        """Wait until Redis was asked so often."""
+        """Wait until so many Redis calls were made."""
         await until(lambda: len(self.asked) >= count)
 
     async def finish(self) -> AppendAsk | None:

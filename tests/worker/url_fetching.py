@@ -58,7 +58,7 @@ async def fetch(
 async def refused(url_fetcher: UrlFetcher, url: str, **bounds: float) -> EgressError:
     with pytest.raises(EgressError) as caught:
         await fetch(url_fetcher, url, **bounds)  # type: ignore[arg-type]  # each of its own kind
-    # Nothing of where it led.
+    # The error must not reveal where the URL led.
     assert "127.0.0" not in caught.value.message
     assert "10.0.0" not in caught.value.message
     return caught.value
@@ -69,7 +69,7 @@ def picture(text: bytes = b"picture") -> Script:
 
 
 def redirect(*locations: str, status: int = 302) -> Script:
-    """Return a script that sends each asker to the next place, the last of them for ever."""
+    """Return a script that redirects each request to the next location, then always to the last."""
     left = list(locations)
 
     async def script(line: Line) -> None:

@@ -18,7 +18,7 @@ def _peak_mib() -> float:
 
 
 async def _walk(name: str, seed: int, inputs: int) -> bool:
-    """Try one dialect and tell what was found; return whether all is well."""
+    """Fuzz one dialect and print what was found; return whether nothing differs."""
     began, before_mib, found = time.monotonic(), _peak_mib(), 0
     async for difference in differences(name, seed, inputs):
         found += 1
@@ -34,7 +34,7 @@ async def _walk(name: str, seed: int, inputs: int) -> bool:
 
 
 async def _types(name: str) -> bool:
-    """Try every field of a dialect as every type and tell what was lost; return whether nothing."""
+    """Try every field of a dialect as every type, print lost answers; return whether none is."""
     found = 0
     async for loss in types.losses(name):
         found += 1

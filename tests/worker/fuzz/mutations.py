@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 WORDS: Final = ("Two", " bears", "Bär", "🐻‍❄️", "\u2028", "", "a\nb", "data: x", "[DONE]", "\x7f")
-# What a call's arguments may come as; the last ones are none.
+# Forms of a call's arguments; the last ones are invalid.
 ARGUMENTS: Final = ("{}", '{"n":1,"t":"Bär"}', '{"a":[{"b":null}]}', "", "[1]", '{"n":', "7")
-# The addresses of pages, and what is none.
+# URLs of pages, and values that are none.
 _PAGES: Final = ("https://a.example/x", "HTTP://b.example", "https://", "javascript:x", "", " ", 7)
 _PIECES: Final = (
     *(b"\n", b"\r", b"\r\n", b"\n\n", b"\r\r", b"\n\r", b":", b": ping\n\n", b"data:", b"data: "),
@@ -25,14 +25,14 @@ Answer = Callable[[random.Random], bytes]
 
 
 class Input(NamedTuple):
-    """What an upstream sends: the reads it comes in, and whether the line is then cut."""
+    """What an upstream sends: the chunks, and whether the connection is then cut."""
 
     reads: list[bytes]
     is_cut: bool
 
 
 def make(chance: random.Random, answer: Answer, pieces: Sequence[bytes]) -> Input:
-    """Return an input: an answer, perhaps mutated, in reads of any length, perhaps cut."""
+    """Return an input: an answer, perhaps mutated, in chunks of any length, perhaps cut."""
     events = answer(chance).split(b"\n\n")
     for _ in range(chance.choice((0, 0, 0, 1, 2))):
         _rearrange(chance, events)
@@ -51,13 +51,13 @@ def split(chance: random.Random, text: str) -> list[str]:
 
 
 def pages(chance: random.Random, cited: Callable[[object, object], bytes]) -> bytes:
-    """Return the telling of a few pages."""
+    """Return the citations of a few pages."""
     count = chance.choice((0, 0, 0, 1, 3))
     return b"".join(cited(chance.choice(_PAGES), chance.choice(WORDS)) for _ in range(count))
 
 
 def _rearrange(chance: random.Random, events: list[bytes]) -> None:
-    """Leave an event out, say it twice, or say it at another time."""
+    """Leave an event out, repeat it, or move it."""
     at, to = (chance.randrange(len(events)) for _ in range(2))
     match chance.randrange(3):
         case 0:

@@ -120,7 +120,7 @@ class PlainReader:
         return self._end("stop")
 
     def _check(self, raw: dict[str, Any], said: dict[str, Any]) -> None:
-        """Refuse what is an error by its fields."""
+        """Raise FaultError for an error without an `error` field."""
         if said["choices"] is None and said["usage"] is None and not raw.get("choices"):
             names = {"message", "detail", "code", "msg", "errors", "error_msg"}
             if names & set(raw) or raw.get("object") == "error":

@@ -32,7 +32,7 @@ Check = Callable[[object], Any]
 
 
 class Outcome(NamedTuple):
-    """What comes of an input: the parts, and which kind of fault ended it, if one did."""
+    """The result of an input: its parts, and the kind of fault that ended it, if any."""
 
     parts: list[Part]
     fault: Fault | None
@@ -42,14 +42,14 @@ class Reading(Protocol):
     """The plain reading of one answer in a dialect."""
 
     def parts(self, text: str) -> list[Part] | None:
-        """Return the parts of an event, or None for the last word. Raises FaultError."""
+        """Return the parts of an event, or None for the last event. Raises FaultError."""
 
     def finish(self) -> list[Part]:
-        """Return what is told only because nothing follows."""
+        """Return the parts that only the end of the body shows."""
 
 
 class FaultError(Exception):
-    """An event that ends the reading: what we cannot read, or what the upstream failed in."""
+    """An event that ends the reading: it is unreadable, or reports a failure."""
 
     def __init__(self, *, is_ours: bool = False) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class JsonObject(list[tuple[str, Any]]):
 
 
 def read(data: bytes, reading: Reading, *, is_cut: bool = False) -> Outcome:
-    """Read a whole stream; the fault is that of its content, unless the answer has ended before."""
+    """Read a whole stream; a fault counts only before the end of the answer."""
     parts: list[Part] = []
     try:
         for text in events(data, is_cut=is_cut):
@@ -257,7 +257,7 @@ def mapping(value: object) -> Any:  # noqa: ANN401  a value of any kind
 
 
 def is_error(value: object) -> bool:
-    """Tell whether what stands for an error is one."""
+    """Tell whether the value of an `error` field is an error."""
     return value is not None and value not in (False, "")
 
 
@@ -274,7 +274,7 @@ def called(call_id: str | None, tool: str | None, arguments: str) -> ToolCall:
 
 
 def decoded(text: str) -> bytes | None:
-    """Return what base64 says; of what is none, nothing is missed."""
+    """Return decoded base64; None if it is invalid and not needed."""
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
@@ -282,7 +282,7 @@ def decoded(text: str) -> bytes | None:
 
 
 def sound(samples: bytes, rate: int) -> list[Part]:
-    """Return the one sound that pieces make: as it is if it is a WAV, else in one of its own."""
+    """Return the one sound that pieces make: unchanged if it is a WAV, else as a WAV."""
     if not samples:
         return []
     if samples[:4] == b"RIFF" and samples[8:12] == b"WAVE":
@@ -301,7 +301,7 @@ def sound(samples: bytes, rate: int) -> list[Part]:
 
 
 def cited(told: list[str], url: object, title: object) -> list[Part]:
-    """Return the citation of a page that is not among those told, and note it there."""
+    """Return the citation of a page that was not cited before, and note it."""
     if not isinstance(url, str) or not url.isprintable() or len(url) > 2048:
         return []
     if url in told or len(told) == 64 or not re.fullmatch("(?i)https?://[^ ]+", url):
@@ -321,7 +321,7 @@ def used(
     searches: int | None = None,
     cached: int | None = None,
 ) -> list[Part]:
-    """Return what was used, if it is told and can be believed; what was cached went in."""
+    """Return the usage, if it is reported and plausible; cached tokens are input."""
     if asked is None or answered is None:
         return []
     counts = (asked, answered, reasoning or 0, searches or 0)

@@ -145,7 +145,7 @@ def _stream(name: str, events: list[dict[str, Any]], path: Path, value: str) -> 
 
 
 def is_free(name: str, path: Path) -> bool:
-    """Tell whether a field may hold anything without there being less to hear."""
+    """Tell whether any value of a field leaves the answer readable."""
     held = json.dumps(_at(ANSWERS[name](), path))
     holds_text = any(json.dumps(text) in held for text in _SAID)
     is_end = any(word in held for word in ('"stop"', '"end_turn"', '"STOP"', '"message_stop"'))
@@ -161,7 +161,7 @@ def _at(node: Any, path: Path) -> Any:  # noqa: ANN401  a value of any kind
 
 
 def _adds_text(path: Path) -> bool:
-    """Tell whether what is put in a place is, or may hold, text of the answer."""
+    """Tell whether a replaced value is, or may hold, text of the answer."""
     return bool({"content", "text", "parts", "candidates", "choices", "delta"} & {path[-1]}) or (
         isinstance(path[-1], int)
         or path[-1] in {"content_block", "transcript", "refusal", "promptFeedback", "blockReason"}

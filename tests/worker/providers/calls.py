@@ -40,7 +40,7 @@ BRIEF_REQUEST: Final = msgspec.structs.replace(
 
 
 class Received:
-    """What came of one call: its parts, how often it was alive beside them, its error, its time."""
+    """The result of one call: its parts, its signs of life, its error, its duration."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
@@ -55,7 +55,7 @@ class Received:
 
     @property
     def used(self) -> ReportedUsage | None:
-        """What the upstream said it used, or None."""
+        """The usage that the upstream reported, or None."""
         found = [part for part in self.parts if isinstance(part, ReportedUsage)]
         return found[-1] if found else None
 
@@ -66,17 +66,17 @@ class Received:
 
     @property
     def cited(self) -> list[Citation]:
-        """The pages that the answer is said to rest on."""
+        """The pages that the answer cites."""
         return [part for part in self.parts if isinstance(part, Citation)]
 
     @property
     def reasons(self) -> list[str]:
-        """Why it ended; once, if it did."""
+        """The finish reasons: one, if it ended."""
         return [part.reason for part in self.parts if isinstance(part, Ended)]
 
     @property
     def fault(self) -> tuple[str, str, str]:
-        """The category and code of the error, and whether trying again helps."""
+        """The category and code of the error, and whether a retry helps."""
         assert self.error is not None, self.parts
         assert self.error.failure.provider == "up"
         assert self.error.failure.retryable == (self.error.retry != "never")
@@ -102,7 +102,7 @@ class Call:
     async def __call__(
         self, script: Script | None = None, request: ChatRequest | None = None
     ) -> Received:
-        """Ask once and hear it to the end."""
+        """Make one call and read it to the end."""
         if script is not None:
             self.upstream.script = script
         return await listen(self.provider, request or self._request)
@@ -114,7 +114,7 @@ def connect(
     seconds: float = PATIENT_SECONDS,
     lines: httpx.AsyncBaseTransport | None = None,
 ) -> provider.HttpProvider:
-    """Return a connection to an upstream at `url`, of so much patience."""
+    """Return an adapter of an upstream at `url`, with these timeouts."""
     settings = ProviderSettings(
         name="up", base_url=url, connect_seconds=seconds, idle_seconds=seconds
     )
@@ -122,7 +122,7 @@ def connect(
 
 
 async def listen(asked: Provider, request: ChatRequest = REQUEST) -> Received:
-    """Hear one answer to its end; anything but a ProviderError is a fault of the adapter."""
+    """Read one answer to its end; any error but a ProviderError is a fault of the adapter."""
     received, began = Received(), time.monotonic()
     try:
         async for part in asked.stream(request):

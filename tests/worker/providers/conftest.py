@@ -21,14 +21,14 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
-    """Return an upstream of bare bytes."""
+    """Return an upstream of raw bytes."""
     async with Upstream() as listening:
         yield listening
 
 
 @pytest.fixture
 async def call(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
-    """Return a patient adapter and its upstream."""
+    """Return an adapter with long timeouts, and its upstream."""
     calling = Call(dialect, upstream)
     yield calling
     await calling.provider.close()
@@ -36,7 +36,7 @@ async def call(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
 
 @pytest.fixture
 async def brief(dialect: Dialect, upstream: Upstream) -> AsyncIterator[Call]:
-    """Return an adapter that does not wait long for its upstream."""
+    """Return an adapter with short timeouts."""
     calling = Call(dialect, upstream, IDLE_SECONDS, BRIEF_REQUEST)
     yield calling
     await calling.provider.close()

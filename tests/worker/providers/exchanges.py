@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 
 class Exchange(NamedTuple):
-    """A refusal: what it is about, who says it, with which status, what, and what it comes to."""
+    """A refusal: its topic, vendor, status and body, and the failure that it becomes."""
 
     of: str
     who: str
@@ -38,5 +38,5 @@ REFUSALS: Final = tuple(row for row in _ROWS if row.of != "in band")
 
 
 def named(rows: tuple[Exchange, ...]) -> list[str]:
-    """Return a name for each row, none twice."""
+    """Return a unique name for each row."""
     return [f"{number} {row.of}: {row.who} {row.status}" for number, row in enumerate(rows)]

@@ -14,9 +14,9 @@ _READ_BYTES: Final = 65_536
 
 
 class Line:
-    """One request and the line it came on; `gone` is set when its client has left.
+    """One request and its connection; `gone` is set when its client has disconnected.
 
-    `is_kept` is for a script to say that the same line may bring another request.
+    A script sets `is_kept` if the same connection may bring another request.
     """
 
     def __init__(self, request: bytes, writer: asyncio.StreamWriter) -> None:
@@ -27,7 +27,7 @@ class Line:
         self._writer = writer
 
     async def send(self, *data: bytes) -> None:
-        """Send, as slowly as the client reads. Raises ConnectionError when it has left."""
+        """Send, as slowly as the client reads. Raises ConnectionError if it has disconnected."""
         for piece in data:
             self._writer.write(piece)
             await self._writer.drain()
@@ -35,19 +35,19 @@ class Line:
             self.sent_bytes += len(piece)
 
     async def head(self, *, status: int = 200, **headers: str) -> None:
-        """Send the head of an answer whose end is the end of the line."""
+        """Send the head of a response that ends with its connection."""
         fields = {"content_type": "text/event-stream", "connection": "close"} | headers
         named = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
         await self.send("\r\n".join([f"HTTP/1.1 {status} Scripted", *named, "", ""]).encode())
 
     def reset(self) -> None:
-        """Cut the line the hard way: the client hears a reset and not an end."""
+        """Reset the connection, so that the client sees no regular end."""
         plug: socket.socket = self._writer.get_extra_info("socket")
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self._writer.transport.abort()
 
     def left(self) -> None:
-        """Note that the client has gone."""
+        """Note that the client has disconnected."""
         self.gone.set()
 
 
@@ -55,7 +55,7 @@ Script = Callable[[Line], Awaitable[None]]
 
 
 def whole(*data: bytes, status: int = 200, **headers: str) -> Script:
-    """Return a script that sends a head and these bytes, and ends the line."""
+    """Return a script that sends a head and these bytes, and closes the connection."""
 
     async def script(line: Line) -> None:
         await line.head(status=status, **headers)
@@ -78,7 +78,7 @@ def chunked(*data: bytes, is_ended: bool = True) -> Script:
 
 
 def held(*data: bytes) -> Script:
-    """Return a script that sends a head and these bytes and then says no more."""
+    """Return a script that sends a head and these bytes and then stays silent."""
 
     async def script(line: Line) -> None:
         await line.head()
@@ -100,7 +100,7 @@ def endless(piece: bytes, status: int = 200) -> Script:
 
 
 class Upstream:
-    """The listener. An asynchronous context manager; leaving it cuts every line."""
+    """The server. An asynchronous context manager; leaving it closes every connection."""
 
     def __init__(self) -> None:
         self.script: Script = whole()
@@ -118,7 +118,7 @@ class Upstream:
 
     @property
     def line(self) -> Line:
-        """The one line there has been."""
+        """The only connection so far."""
         (line,) = self.lines
         return line
 
@@ -156,7 +156,7 @@ class Upstream:
             self.closed += 1
 
     async def _answer(self, line: Line, reader: asyncio.StreamReader) -> bool:
-        """Run the script beside a watch on the client; return whether another request may come."""
+        """Run the script while watching the client; return whether another request may come."""
         script = asyncio.ensure_future(self.script(line))
         watch = asyncio.create_task(_watch(reader))
         try:
@@ -187,6 +187,6 @@ async def _request(reader: asyncio.StreamReader) -> bytes | None:
 
 
 async def _watch(reader: asyncio.StreamReader) -> None:
-    """Return when the client has gone; a client that waits for its answer says nothing."""
+    """Return when the client has disconnected; one that waits for its answer sends nothing."""
     while await reader.read(_READ_BYTES):
         pass
