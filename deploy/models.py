@@ -1,6 +1,6 @@
 """`pollux models`: lists the catalogue that the settings name, and which providers' keys are set.
 
-Shows what the files say, with the date of the rates. What a running system serves, its API says
+Reads the files only, and prints the date of the rates. The API lists what a running system serves
 (`/api/v1/models`).
 """
 

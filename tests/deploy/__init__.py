@@ -1,7 +1,7 @@
 """Tests of `deploy`: the command line, the image, and the whole system on one machine.
 
-accounts, config, credits, dead_letters, keys, models, provider_check, prices and redis_repair are
-each tried in the test file of that name.
+The tests of a module are in the file of its name. test_image covers the Dockerfile, compose.yaml
+and pin.sh; test_start_errors covers the errors that end a command before it starts a process.
 
 scripted_api        A scripted API on a real socket, for `pollux ask` and `config check --try`
 compose_file        deploy/compose.yaml with its variables replaced, as docker compose does it

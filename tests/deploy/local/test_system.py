@@ -8,9 +8,7 @@ import httpx
 import pytest
 
 from deploy.local import network, state_folder
-from deploy.local.erase import erase
 from shared.redis import library
-from shared.settings import RedisSettings, Settings
 from tests.support import command, waiting
 from tests.support.command import Command
 from tests.support.redis_server import Server
@@ -127,17 +125,6 @@ async def test_a_demo_leaves_no_key_in_the_operators_redis(
             await demo.wait_until_gone()
         assert raw_client.names("*") == ["somebody's"]
         assert raw_client("FUNCTION", "LIST", "LIBRARYNAME", library.NAME) == []
-
-
-async def test_erasing_a_prefix_leaves_all_other_keys() -> None:
-    ours = ("demo:{sys}:a", "demo:{0}:b", "arq:in-progress:demo:{sys}:forget:1")
-    theirs = ["arq:in-progress:cron:work:1", "arq:in-progress:x", "demonstration", "x:demo:a"]
-    with Server() as server, server.raw_client() as raw_client:
-        for name in (*ours, *theirs):
-            raw_client("SET", name, "x")
-        redis = RedisSettings(url=server.url, prefix="demo")
-        await erase(Settings(redis=redis), with_library=False)
-        assert sorted(raw_client.names("*")) == sorted(theirs)
 
 
 @pytest.fixture
