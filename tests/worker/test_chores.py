@@ -373,6 +373,8 @@ def _values(raw_client: RawClient, name: str) -> list[bytes]:
         b"zset": ("ZRANGE", name, 0, -1),
         b"set": ("SMEMBERS", name),
         b"stream": ("XRANGE", name, "-", "+"),
+        # It has expired since its name was listed.
+        b"none": ("LRANGE", name, 0, -1),
     }
     kind = raw_client("TYPE", name)
     read = raw_client(*readers[kind])
