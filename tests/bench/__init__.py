@@ -1,25 +1,46 @@
-"""How fast, how lean, how punctual: the figures that the README's promises rest on.
+"""Benchmarks: speed, memory and punctuality; the promised figures rest on them.
 
 `python -m tests.bench` runs all and prints one table; `python -m tests.bench.<name>` runs one.
 
-front           requests a second of one API process, beside a bare server's
-trips           round trips to Redis, and bytes in it, of one generation
-cancel          from a cancel to the end of the upstream's call
-pickup          from POST to the upstream's first byte, beside stock arq's
-wakeup          from the enqueue to the job's function, beside other queues' (`peers`)
-engine          generations a second of one worker that has nothing else to do, beside the same
-adapters        CPU of a streamed token in each provider's adapter, beside bare httpx
-idle            what workers cost that have nothing to do
-conversations   200 conversations at once: every answer in its place, once
-polling         how late, and how often asking, a client is that obeys the hint
-polling_scenes  the same where answers wait for others, or come from the local model
-parked          what turns cost that wait for a key or for room, and how soon they go on
-pages           what pages of long conversations cost everybody else
-policy          the same question put to the poll policy alone, without sockets
+__main__           The command: runs every bench and prints one table
+adapters           CPU of a streamed token in each provider's adapter, compared with bare httpx
+arq_front          Program: a front and a worker of stock arq, the peer of `pickup`
+backlog            Accept and claim at a backlog of a million, compared with a thousand
+bare_front         Program: bare uvicorn with one Redis call a request, the baseline of `front`
+bounds             Every bound that a figure is held to, with its reason
+cancel             From a cancel to the end of the upstream's call
+contestants        Starts our engine and its peers as processes, and exchanges lines with them
+conversations      200 conversations at once: every answer in its place, once
+engine             Generations a second of one worker with nothing else to do, compared with peers
+fairness           How much a big account slows a small one, and a batch a person
+fast_upstream      Program: an upstream of every dialect with a fixed answer
+figures            A figure, its table, and repeated rounds where verdicts differ
+follower_process   Program: many followers in one process
+followers          Ten thousand followers of one front: memory, lateness, other requests
+front              Requests a second of one API process, compared with a bare server
+http_load          Sends as many requests as a server takes, by wrk or a bare client
+idle               CPU and commands of workers that have nothing to do
+memory             Bytes that a generation leaves in Redis
+noop_worker        Program: our worker with a provider that answers at once, without HTTP
+overdraft          Ten thousand messages at once on credits for a hundred
+pages              Cost of pages of long conversations for everybody else
+parked             Cost of turns that wait for a key or a limit, and how soon they go on
+peers              Other queues with the same command line
+pickup             From a POST to the upstream's first byte, compared with stock arq
+poll_policy        The poll hints alone, with simulated clients and without sockets
+polling            Lateness and polls of real clients that obey the hints
+polling_scenarios  The same where answers wait for others, or come from the local model
+process_usage      CPU time and memory of processes, from /proc
+queue_rig          A server and an account with queued generations, without a front
+redis_monitor      Counts the commands that a server receives, by MONITOR
+redis_tap          Counts what one process writes to Redis, by a socket in between
+stream_client      Program: a cheap client of streamed answers
+streams            Streamed answers, compared with the upstream itself and LiteLLM
+system_rig         A whole system as processes: server, upstream, front, workers
+trips              Round trips to Redis of one generation
+wakeup             From the enqueue to the job's function, compared with other queues
 
-Every bound that a figure is held to stands in `aims`, with its reason; where rounds disagree about
-one, there are seven and the median judges (`figures.rounds`).
-
-What is compared is measured in the same run, in turns. A figure without what it is compared with is
-of that machine and that hour only.
+What is compared is measured in the same run, in turns. A figure without a comparison is of that
+machine and that hour only. Where rounds disagree about a bound, seven rounds are taken and their
+median is judged (`figures.rounds`).
 """

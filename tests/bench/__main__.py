@@ -1,4 +1,4 @@
-"""Run every bench and print one table: half an hour on two cores."""
+"""Runs every bench and prints one table: half an hour on two cores."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

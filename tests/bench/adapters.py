@@ -1,9 +1,9 @@
-"""What a streamed token costs in an adapter, beside the least that could read it.
+"""CPU of a streamed token in an adapter, compared with the least code that reads one.
 
-Each dialect is spoken by an upstream in another process, over sockets of 127.0.0.1: to our adapter,
-with all its bounds and errors, and in turns with it to bare httpx, which splits what comes at blank
-lines and decodes the JSON of each event. CPU of the reading thread alone, of whole calls: 32 at
-once, once with an event in a chunk, as tokens come, and once with forty. The loop is the workers'.
+An upstream in another process speaks each dialect over sockets of 127.0.0.1: to our adapter, with
+all its bounds and errors, and in turns to bare httpx, which splits at blank lines and decodes the
+JSON of each event. Measured is the CPU of the reading thread for whole calls: 32 at once, with one
+event in a chunk, as tokens usually come, and with forty. The event loop is that of workers.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from worker.providers.contract import Text
 
 RUNS: Final = 3
 STREAMS: Final = 32
-# Tokens of an answer, events in a chunk, and how many times the bare reading's cost is enough.
+# Tokens of an answer, events in a chunk, and the bound as a multiple of the bare reader's cost.
 _SHAPES: Final = ((50, 1, bounds.ADAPTER_SINGLE), (1_000, 40, bounds.ADAPTER_BURST))
 _UPSTREAM: Final = Contestant("talker", (sys.executable, "-m", "tests.bench.fast_upstream"))
 
@@ -35,7 +35,7 @@ Read = Callable[[], Awaitable[int]]
 
 
 async def measure(runs: int = RUNS, streams: int = STREAMS) -> list[Figure]:
-    """Race, in turns, for each dialect and each shape of its answers."""
+    """Measure both readers in turns, for each dialect and each shape of answers."""
     found = []
     for tokens, events, bound in _SHAPES:
         words = ("--tokens", str(tokens), "--events", str(events))
@@ -69,7 +69,7 @@ def _figure(name: str, events: int, ours: float, bare: float, bound: float) -> F
 async def _race(
     dialect: Dialect, port: int, shape: tuple[int, float], runs: int, streams: int
 ) -> tuple[float, float]:
-    """Return the CPU seconds of a token: ours, and those of the bare reading."""
+    """Return the CPU seconds of a token: ours, and the bare reader's."""
     tokens, bound = shape
     provider = connect(dialect, f"http://127.0.0.1:{port}/v1")
     body = dialect.words.body(REQUEST)
@@ -85,7 +85,7 @@ async def _race(
             own = await _cpu_seconds_a_token(ours, streams, tokens)
             return own, await _cpu_seconds_a_token(bare, streams, tokens)
 
-        # The first turn opens the lines.
+        # The first turn opens the connections.
         await turn()
         turns = await figures.rounds(runs, turn, lambda turn: [turn[0] <= bound * turn[1]])
     await provider.close()
@@ -93,7 +93,7 @@ async def _race(
 
 
 async def _cpu_seconds_a_token(read: Read, streams: int, tokens: int) -> float:
-    """Return the CPU seconds of a token when so many answers are read at once."""
+    """Return the CPU seconds of a token while `streams` answers are read at once."""
     before = time.thread_time()
     counts = await asyncio.gather(*(read() for _ in range(streams)))
     assert all(count >= tokens for count in counts), counts
@@ -101,7 +101,7 @@ async def _cpu_seconds_a_token(read: Read, streams: int, tokens: int) -> float:
 
 
 async def _read_events(client: httpx.AsyncClient, url: str, body: bytes) -> int:
-    """Read an answer as anybody would who trusts it; return its events."""
+    """Read an answer without any checks; return the number of its events."""
     count, left = 0, b""
     async with client.stream("POST", url, content=body) as response:
         async for chunk in response.aiter_bytes():

@@ -1,7 +1,7 @@
-"""The peer: arq as it comes, doing what a Pollux worker does for an answer, and nothing else.
+"""The peer of `pickup`: stock arq that does only what a Pollux worker does for an answer.
 
 `front` is a Starlette route that enqueues a job; `worker` is arq's own Worker with its defaults,
-whose job asks the scripted upstream and reads its answer to the end.
+whose job calls the scripted upstream and reads its answer to the end.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _CLIENT: Final = "client"
 
 
 async def ask(ctx: dict[str, Any], upstream: str, message: str) -> str:
-    """Ask the upstream and return what it said, events and all."""
+    """Call the upstream and return its whole response."""
     body = {
         "model": "scripted",
         "messages": [{"role": "user", "content": message}],
@@ -44,7 +44,7 @@ async def _close(ctx: dict[str, Any]) -> None:
 
 
 def work(url: str) -> None:
-    """Run one of arq's workers until a signal."""
+    """Run arq's worker until a signal."""
     settings = RedisSettings.from_dsn(url)
     Worker([ask], redis_settings=settings, on_startup=_open, on_shutdown=_close).run()
 
@@ -72,7 +72,7 @@ def serve(url: str, port: int, upstream: str) -> None:
 
 
 def main() -> None:
-    """Be a front or a worker."""
+    """Run a front or a worker."""
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=("front", "worker"))
     parser.add_argument("--redis", required=True)

@@ -1,9 +1,9 @@
-"""Whether a queue grows slow as it grows long: accept and claim at a thousand and at a million.
+"""Whether a long queue is slower: accept and claim at a thousand and at a million.
 
-Two servers side by side, of which one has the backlog; rounds of calls on the one follow rounds on
-the other, and what was claimed is settled between them, so that the backlog stays. One call after
-the other: what is compared is the time of a call, its round trip included, as the median of a run.
-What is judged is the median of the runs' ratios.
+Two servers side by side, of which one has the long backlog; rounds of calls alternate between them,
+and claimed generations are settled in between, so that the backlog stays. Calls are made one after
+the other: compared is the median time of a call, with its round trip. The median of the runs'
+ratios is judged.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ def _ratio(run: Run, name: str) -> float:
 
 
 def verdicts(run: Run) -> list[bool]:
-    """Return what one run alone would say of each call."""
+    """Return the verdict of one run on each call."""
     return [_ratio(run, name) <= bounds.BACKLOG_TIMES for name in run]
 
 

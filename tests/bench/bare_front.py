@@ -1,10 +1,10 @@
-"""The least that could be called a front: bare uvicorn, one Starlette route, one call of Redis.
+"""The baseline of `front`: bare uvicorn, one Starlette route, one Redis call a request.
 
-`front` measures what a whole front costs against this. `POST /submit` makes one FCALL that writes
-what `accept` writes, under a fresh id and with fixed contents, and answers like a receipt; `GET
-/status` reads one hash of a generation's size and answers like a status. Nothing is checked,
-parsed, limited or logged. The connection is the front's own, on which the calls of a tick leave
-together: a weaker floor would make the front look better than it is.
+`POST /submit` makes one FCALL that writes what `accept` writes, under a new id and with fixed
+contents, and answers with the size of a receipt; `GET /status` reads one hash of a generation's
+size and answers with the size of a status. Nothing is checked, parsed, limited or logged. The Redis
+connection is the front's own, which sends the calls of a tick together: a slower baseline would
+make the front look better than it is.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from starlette.routing import Route
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 
-# The commands that write in accept.lua, for the first message of a session.
+# The writes of accept.lua for the first message of a session.
 LIBRARY: Final = """#!lua name=floor
 redis.register_function('floor_accept', function(keys, arguments)
   local root, id, turn, submission = keys[1], arguments[1], arguments[2], arguments[3]

@@ -1,7 +1,7 @@
-"""What every bench must find, each bound with its reason: the only place where one is written.
+"""The bound of every figure, with its reason: the only place where bounds are written.
 
-A bench reads its bounds here and prints them beside what it found. Where something is compared,
-the bound is a ratio to what was measured in the same run; a time is of a machine of two cores.
+A bench prints its bounds beside its figures. Where something is compared, the bound is a ratio to
+what was measured in the same run; a time is for a machine of two cores.
 """
 
 from typing import Final
@@ -9,36 +9,36 @@ from typing import Final
 # front: shares of the rate of a bare server on the same pipelined connection.
 # Authentication, limits, parsing and the record of a message may cost a tenth of a bare POST.
 SUBMIT_SHARE: Final = 0.9
-# A status is read most often, and does little more than a bare GET.
+# A status is requested most often, and does little more than a bare GET.
 STATUS_SHARE: Final = 0.9
 
 # trips: round trips to Redis.
-# A POST is one round trip; a lookup that has grown too old comes now and then.
+# A POST is one round trip; a cached lookup is refreshed now and then.
 TRIPS_A_POST: Final = 1.05
-# A claim and a settlement; claims are shared, events that do not wait go with the settlement.
+# A claim and a settlement; claims are shared, and events are sent with the settlement.
 TRIPS_A_GENERATION: Final = 2.0
 
-# engine: rates of one worker process, as multiples of what it is measured beside.
+# engine: rates of one worker process, as multiples of the peer in the same run.
 # Leases, fairness, order and fencing may cost three tenths of the functions called in a bare loop.
 OF_BARE_LOOP: Final = 0.7
-# A job of ours is a conversation's turn with its books, one of theirs does nothing; still as fast.
+# Our job is a turn with its credits and events, theirs does nothing; ours is still as fast.
 OF_SAQ: Final = 1.0
 OF_TASKIQ: Final = 1.0
-# arq polls, which is what its queue was replaced for.
+# arq polls, which is why its queue was replaced.
 OF_STOCK_ARQ: Final = 5.0
-# A second worker shares the work and adds none, give or take its idle turns.
+# A second worker shares the work and adds none, except its idle turns.
 CPU_SPREAD_OF_TWO: Final = 0.15
 
 # wakeup: ms from the enqueue to the job's function.
-# A worker that waits at a bell is a few hops away.
+# A waiting worker is woken through Redis, a few hops away.
 WAKEUP_P50_MS: Final = 1.5
-# A busy tick or a page fault in the way; a poller takes hundreds.
+# With a busy tick or a page fault; a polling worker takes hundreds.
 WAKEUP_P99_MS: Final = 5.0
-# Who is woken asks once more than who is not; noise of counting over seconds.
+# A woken worker sends one command more; the rest is noise of counting over seconds.
 COMMANDS_OF_MANY_WORKERS: Final = 0.5
 
 # cancel: seconds to the upstream's end, the worst of a run.
-# A person sees the text stop at once.
+# To a person the text seems to stop at once.
 CANCEL_SECONDS: Final = 0.2
 
 # pages: of a long conversation, read by several at once.
@@ -46,30 +46,30 @@ CANCEL_SECONDS: Final = 0.2
 PAGE_MIB: Final = 8.0
 # A turn's two records of 800 kB, and the rest of a buffer.
 PAGE_REPLY_MIB: Final = 2.0
-# Copying a turn's records; everybody else waits for it.
+# Copying a turn's records; all other commands wait for it.
 PAGE_COMMAND_MS: Final = 5.0
 
 # adapters: multiples of what bare httpx and json take of CPU for a token.
-# One event a chunk: bounds and errors are looked at for each read.
+# One event a chunk: bounds and errors are checked for each read.
 ADAPTER_SINGLE: Final = 1.5
-# Forty a chunk: the bare reader's share of the socket is small, ours of checks is whole.
+# Forty a chunk: the cost of the socket is shared, that of our checks is not.
 ADAPTER_BURST: Final = 2.0
 
-# fairness: multiples of what it takes without the crowd.
-# A big account's messages are served in turns with a small one's.
+# fairness: multiples of the time without the other load.
+# Messages of a big account alternate with those of a small one.
 SMALL_ACCOUNT_P99: Final = 2.0
-# A batch leaves slots free, so a person only meets its noise.
+# A batch leaves slots free, so a person only notices noise.
 PERSON_P50: Final = 1.1
 PERSON_P99: Final = 1.25
 
-# backlog: times an operation takes at a long one, of what it takes at a short one.
-# Structures are logarithmic at most; caches of the processor explain the rest.
+# backlog: the time of an operation at a long backlog, as a multiple of that at a short one.
+# Data structures are logarithmic at most; processor caches explain the rest.
 BACKLOG_TIMES: Final = 1.3
 
 # idle: what a worker without work takes.
-# Less than anybody's monitoring agent does.
+# Less than a monitoring agent takes.
 IDLE_CORE_PERCENT: Final = 1.0
-# Commands a second: its beat, its report and its wait at the bell.
+# Commands a second: its heartbeat, its report and its wait for a wakeup.
 IDLE_COMMANDS_EACH: Final = 5.0
 # Commands a second of the whole fleet, however large: the reaping is shared.
 IDLE_COMMANDS_FLEET: Final = 20.0
@@ -81,7 +81,7 @@ BYTES_A_GENERATION: Final = 1536
 # streams: ms that a first token may come later than from the upstream itself.
 # Two hops through Redis and a tick each.
 FIRST_TOKEN_MS: Final = 6.0
-# Thirty-two at once wait for each other's ticks.
+# Thirty-two at once wait for each other in the event loops.
 FIRST_TOKEN_MANY_MS: Final = 15.0
 # Answers of five tokens a second, on two cores with the upstream and the clients.
 SHORT_A_SECOND: Final = 300.0
@@ -89,30 +89,30 @@ SHORT_CPU_MS: Final = 3.0
 # Tokens a second of answers of 500, and CPU a token of all processes between.
 LONG_TOKENS_A_SECOND: Final = 20_000.0
 LONG_CPU_US: Final = 50.0
-# An answer of fifty tokens, each of which leaves by itself.
+# An answer of fifty tokens, each sent by itself.
 PACED_CPU_MS: Final = 12.0
 
 # followers: ten thousand of them on one front.
 # 400 MB for all of them.
 FOLLOWER_KIB: Final = 40.0
-# Nobody sees a delay that is shorter.
+# A person does not notice a shorter delay.
 DELIVERY_P99_MS: Final = 100.0
-# Another caller does not notice the crowd.
+# Another client does not notice the followers.
 OTHERS_P99_MS: Final = 20.0
-# What worker and server do does not depend on who listens; noise of their CPU.
+# The work of worker and server does not depend on followers; noise of their CPU.
 MANY_FOLLOWERS_TIMES: Final = 1.15
 
 # conversations, overdraft: exact. One misplaced answer or one credit too many is a fault.
 FAULTS: Final = 0
 
 # polling, policy: the contract's own bounds.
-# Half of the answers are learned of within so many seconds.
+# Half of the clients learn of the end within this time.
 LATE_P50_SECONDS: Final = 1.0
-# 95 of 100 within so many seconds, or this share of the duration if that is more.
+# 95 of 100 within this time, or this share of the duration if that is more.
 LATE_P95_SECONDS: Final = 2.0
 LATE_P95_SHARE: Final = 0.1
 LATE_SHARE: Final = 0.05
-# Where nothing tells the end: this share of the time waited.
+# Where the end cannot be predicted: this share of the time waited.
 LATE_UNKNOWN_SHARE: Final = 0.5
-# Polls: so many and one for each doubling of the duration.
+# Polls: this many, and one for each doubling of the duration.
 POLLS_BASE: Final = 4

@@ -1,8 +1,8 @@
-"""From a cancel's POST to the moment when the upstream sees its connection go.
+"""From a cancel's POST to the moment at which the upstream's connection closes.
 
 Answers stream in a worker; in turns one is cancelled in the middle, and one before its first token,
-when only the worker's own channel can bring the word. Both clocks are of one process. What is
-judged is the median of what each run had as its worst.
+when only the worker's own channel can bring the cancel. Both times are read in one process. The
+median of the worst samples of the runs is judged.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ async def measure(samples: int = SAMPLES, runs: int = RUNS) -> list[Figure]:
 
 
 def verdicts(run: Run) -> list[bool]:
-    """Return what one run alone would say of each kind."""
+    """Return the verdict of one run on each kind."""
     return [max(seconds) <= bounds.CANCEL_SECONDS for seconds in run.values()]
 
 

@@ -1,8 +1,8 @@
-"""What is compared in a bench of the queue: our engine and its peers, each as processes.
+"""Starts what is compared in a bench of the queue, our engine and its peers, as processes.
 
-Owns how they are started and spoken to: by lines, of numbers when they come from there. Each peer
-runs in an environment that uv makes of the first lines of its file, so the registries must be in
-reach the first time. A program ends with its standard input, so none outlives the bench.
+Owns how they are started and the lines exchanged with them; their output is lines of numbers. Each
+peer runs in an environment that uv makes of the first lines of its file, so the package index must
+be reachable the first time. A program ends with its standard input, so none outlives the bench.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _END_SECONDS: Final = 5.0
 
 
 class Contestant(NamedTuple):
-    """One of those that are compared: the words that start it, up to its role."""
+    """One of the compared engines: the command that starts it, up to its role."""
 
     name: str
     words: tuple[str, ...]
@@ -30,7 +30,7 @@ class Contestant(NamedTuple):
 
 
 class Program:
-    """A running part of an arm."""
+    """A running process of a contestant."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -46,7 +46,7 @@ class Program:
         self._process.stdin.write(f"{word}\n".encode())
 
     async def read_line(self, patience_seconds: float | None = _GIVE_UP_SECONDS) -> list[float]:
-        """Return the numbers of the next line that it writes."""
+        """Return the numbers of the next line of its output."""
         assert self._process.stdout is not None
         async with asyncio.timeout(patience_seconds):
             line = await self._process.stdout.readline()
@@ -54,7 +54,7 @@ class Program:
         return [float(word) for word in line.split()]
 
     async def ended(self) -> None:
-        """Wait until it has ended by itself, all well."""
+        """Wait until it exits with 0."""
         async with asyncio.timeout(_GIVE_UP_SECONDS):
             code = await self._process.wait()
         assert code == 0, f"ended with {code}"
@@ -62,7 +62,7 @@ class Program:
 
 @asynccontextmanager
 async def running(contestant: Contestant, *words: str) -> AsyncIterator[Program]:
-    """Start one part of an arm, and end it with the block."""
+    """Start a process of a contestant, and end it with the block."""
     with_url = (*words, "--redis", contestant.url) if contestant.url else words
     process = await asyncio.create_subprocess_exec(
         *contestant.words,
@@ -71,7 +71,7 @@ async def running(contestant: Contestant, *words: str) -> AsyncIterator[Program]
         env=contestant.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # Ours writes a line for each generation; a peer only what ails it.
+        # Ours logs a line for each generation, a peer only errors.
         stderr=None if contestant.url else subprocess.DEVNULL,
     )
     try:
@@ -88,12 +88,12 @@ async def running(contestant: Contestant, *words: str) -> AsyncIterator[Program]
 
 
 def ours(environment: Mapping[str, str]) -> Contestant:
-    """Return our engine, which finds Redis in its environment."""
+    """Return our engine, which reads the Redis URL from its environment."""
     return Contestant("ours", (sys.executable, "-m", "tests.bench.noop_worker"), "", environment)
 
 
 def peer(name: str, module: str, url: str) -> Contestant:
-    """Return a peer, in an environment of its own that is made where it is missing."""
+    """Return a peer; its Python environment is created if it is missing."""
     return Contestant(name, (_python(module), "-m", f"tests.bench.peers.{module}"), url)
 
 
@@ -108,4 +108,4 @@ def _python(module: str) -> str:
 
 
 def _inherited() -> dict[str, str]:
-    return dict(os.environ)  # noqa: TID251  uv is found and works as for whoever runs this
+    return dict(os.environ)  # noqa: TID251  uv needs the environment of its user

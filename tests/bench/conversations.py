@@ -2,14 +2,14 @@
 
 Two hundred conversations of twenty turns go through two workers. Half of them wait for each answer
 before the next message; the other half send all their messages at once, and rely on the order in
-which they sent them. The scripted upstream answers from the message and from how much it was told
-before, and keeps what it was sent. In the end everything must agree: what each status said, what
-the conversation lists, what the upstream was told, how often it was asked, and the books.
+which they sent them. The scripted upstream answers from the message and the number of messages
+before it, and keeps its requests. In the end everything must agree: the statuses, the listed
+messages, the upstream's requests and their number, and the credits.
 
-It is done several times: the rate is the median of them, and a fault of any of them is one.
+It is done several times: the rate is their median, and a fault of any of them counts.
 
-With `--local` it is five conversations of four turns on the local model. Nobody knows what it will
-say, so what each status said must be what the conversation lists.
+With `--local` it is five conversations of four turns on the local model. Its answers cannot be
+predicted, so each status is compared with the listed messages only.
 """
 
 import argparse
@@ -52,12 +52,12 @@ class Turn(NamedTuple):
 
     @property
     def answer(self) -> str:
-        """What the status said."""
+        """The answer in the status."""
         return str(self.status["result"]["content"])
 
 
 class Conversation(NamedTuple):
-    """What came of all conversations: the turns as their clients saw them, the lists, the time."""
+    """The results of all conversations: turns as clients saw them, listed messages, seconds."""
 
     turns: list[list[Turn]]
     listed: list[list[Json]]
@@ -88,7 +88,7 @@ async def measure(
             faults.extend(_wrongly_asked(plan, system.provider.requests))
             return conversation
 
-        # Nothing flips: one fault is too many, in whichever run it was.
+        # No verdict can flip: one fault is too many, in whichever run.
         await figures.rounds(runs, take, lambda _: ())
         faults.extend(await _unbalanced(system, held))
     return summarize("scripted", held, faults, f"{asked:,} upstream calls")
@@ -117,7 +117,7 @@ async def measure_local(
 
 
 async def _hold(system: Rig, plan: Plan, *, without_waiting: int) -> Conversation:
-    """Hold all conversations at once; of every two, `hasty` says which one does not wait."""
+    """Hold all conversations at once; those with `which % 2 == without_waiting` do not wait."""
     clock = SystemClock()
     began = clock.monotonic()
     async with asyncio.timeout(_GIVE_UP_SECONDS):
@@ -168,7 +168,7 @@ def _answer(messages: list[Json]) -> str:
 
 
 def _history(messages: list[str]) -> list[Json]:
-    """Return what an upstream must be told for the last of these messages."""
+    """Return the messages that the upstream must get for the last of these."""
     history: list[Json] = []
     for message in messages:
         history.append({"role": "user", "content": message})
@@ -177,7 +177,7 @@ def _history(messages: list[str]) -> list[Json]:
 
 
 def _misplaced(conversation: Conversation) -> Iterator[str]:
-    """Compare what the statuses said with what the conversations list, in order."""
+    """Compare the statuses with the listed messages, in order."""
     for turns, listed in zip(conversation.turns, conversation.listed, strict=True):
         said = [
             entry
@@ -189,14 +189,14 @@ def _misplaced(conversation: Conversation) -> Iterator[str]:
         ]
         rows = [(row["role"], row["content"], row["status"]) for row in listed]
         if rows != said:
-            yield f"{turns[0].status['session_id']} lists {rows}, its statuses said {said}"
+            yield f"{turns[0].status['session_id']} lists {rows}, its statuses have {said}"
         for turn in turns:
             if turn.status["state"] != "completed" or not turn.answer:
                 yield f"{turn.message}: {turn.status}"
 
 
 def _unexpected(conversation: Conversation) -> Iterator[str]:
-    """Compare each answer with the one that its message and place ask for."""
+    """Compare each answer with the one expected for its message and position."""
     for turns in conversation.turns:
         messages = [turn.message for turn in turns]
         for number, turn in enumerate(turns, start=1):
@@ -206,7 +206,7 @@ def _unexpected(conversation: Conversation) -> Iterator[str]:
 
 
 def _wrongly_asked(plan: Plan, requests: list[Request]) -> Iterator[str]:
-    """The upstream was asked each message once, and told the turns before it, in order."""
+    """The upstream must get each message once, with the turns before it, in order."""
     expected = {
         messages[number]: _history(messages[: number + 1])
         for messages in plan
@@ -218,11 +218,11 @@ def _wrongly_asked(plan: Plan, requests: list[Request]) -> Iterator[str]:
             yield f"{message}: asked {asked[message]} times"
     for request in requests:
         if request.messages != expected.get(request.last):
-            yield f"{request.last}: the upstream was told {request.messages}"
+            yield f"{request.last}: the upstream got {request.messages}"
 
 
 async def _unbalanced(system: Rig, held: list[Conversation]) -> list[str]:
-    """What Redis holds adds up, and the account has paid what its statuses say, no more."""
+    """The invariants hold, and the account has paid exactly what its statuses say."""
     with system.server.raw_client() as raw_client:
         faults = redis_invariants.faults(raw_client, system.settings.redis)
         credit_totals = raw_client.fields(f"{system.root}books:{system.account.id}")
@@ -233,14 +233,14 @@ async def _unbalanced(system: Rig, held: list[Conversation]) -> list[str]:
         for turn in one
     )
     if int(credit_totals["settled"]) != paid or int(credit_totals["held"]) != 0:
-        faults.append(f"{credit_totals} in the books, {paid} by the statuses")
+        faults.append(f"{credit_totals} in Redis, {paid} by the statuses")
     return faults
 
 
 def summarize(
     what: str, held: list[Conversation], faults: list[str], compared_with: str
 ) -> list[Figure]:
-    """Tell the median of the runs' times and rates, and the faults of all of them."""
+    """Return the median of the runs' times and rates, and the faults of all runs."""
     for fault in faults[:5]:
         figures.print_line(f"  {fault[:400]}")
     answers = sum(len(turns) for turns in held[0].turns)

@@ -1,13 +1,13 @@
-"""How fast the engine is when it has nothing to do but its own work, and what that costs.
+"""How fast the engine is with nothing but its own work to do, and what that costs.
 
-A backlog is filled first; the provider answers at once, inside the worker. From the first claim to
-the last settlement, by the records, so the conversation, the books and the events are in it. In
+A backlog is filled first; the provider answers at once, inside the worker. Measured from the first
+claim to the last settlement, by the records, so conversation, credits and events are included. In
 turns with a bare loop around the same functions (one process, the same client, claims as large, all
-at once) and with the peers' jobs of nothing, each one process at its best setting.
+at once) and with the peers' empty jobs, each one process at its best setting.
 
-Then the CPU of a generation with two workers; how often it goes to Redis, by name as the server is
-asked under load, and as reads of its sockets; and a thousand generations in flight in one worker,
-held for longer than a lease lasts.
+Then the CPU of a generation with two workers; its round trips to Redis, by name as the server
+counts them under load, and as reads of its sockets; and a thousand generations in flight in one
+worker, held for longer than a lease.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ GENERATIONS: Final = 5_000
 CONCURRENCIES: Final = (64, 256, 1_000)
 IN_FLIGHT: Final = 1_000
 STOCK: Final = "stock arq"
-# Beside whom there is an aim, as a multiple of the peer's rate.
+# Peers with a bound, as a multiple of the peer's rate.
 _BOUNDS: Final = {
     "saq": bounds.OF_SAQ,
     "taskiq-redis": bounds.OF_TASKIQ,
@@ -48,7 +48,7 @@ _HELD_SECONDS: Final = 2.5
 _START_SECONDS: Final = 60.0
 _SHOWN_MIN: Final = 0.01
 _HALF: Final = 0.5
-# With this the bench itself asks whether all is done.
+# The command with which the bench itself polls.
 _OURS: Final = "ZCARD"
 
 Peers = Sequence[tuple[str, str, float]]
@@ -56,7 +56,7 @@ Key = TypeVar("Key")
 
 
 class Run(NamedTuple):
-    """What one run gave: jobs a second, CPU seconds and reads of the server's sockets a job."""
+    """The results of one run: jobs a second, CPU seconds and socket reads of the server a job."""
 
     per_second: float
     cpu_seconds: float
@@ -70,7 +70,7 @@ async def measure(
     in_flight: int = IN_FLIGHT,
     peers: Peers = PEERS,
 ) -> list[Figure]:
-    """Race, in turns; then the rest at the concurrency that was best."""
+    """Measure all in turns; then the rest at the best concurrency."""
 
     async def turn() -> _Turn:
         ours, bare = {}, {}
@@ -108,7 +108,7 @@ class _Turn(NamedTuple):
 
 
 def _verdicts(turn: _Turn) -> list[bool]:
-    """Return what this turn alone would say of the aims."""
+    """Return the verdicts of this turn alone."""
     best = max(turn.ours, key=lambda concurrency: turn.ours[concurrency].per_second)
     rate = turn.ours[best].per_second
     judged = [(turn.bare[best].per_second, bounds.OF_BARE_LOOP)]
@@ -151,7 +151,7 @@ async def _ours(generations: int, concurrency: int, workers: int = 1) -> Run:
 
 
 async def _ready(stack: AsyncExitStack, rig: QueueRig, *options: str) -> Program:
-    """Start a worker that has imported all it needs and waits to be told to go on."""
+    """Start a worker that has imported everything and waits for a line to begin."""
     words = ("work", "--silent", *options)
     program = await stack.enter_async_context(contestants.running(rig.contestant, *words))
     await program.read_line()
@@ -258,7 +258,7 @@ def _cpu(pairs: list[tuple[Run, Run]]) -> Figure:
 
 
 async def _count_commands(generations: int, concurrency: int) -> dict[str, float]:
-    """Return how often the server is asked for a generation under load, by command."""
+    """Return the commands of a generation under load, by name."""
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(queue_rig.running_rig(concurrency=concurrency))
         await rig.fill(generations)
@@ -285,7 +285,7 @@ def _trips(commands: dict[str, float], ours: list[Run]) -> Figure:
 
 
 async def _flight(in_flight: int) -> Figure:
-    """Have so many claimed by one worker and none answered, for longer than a lease lasts."""
+    """Have `in_flight` claimed by one worker and none answered, for longer than a lease."""
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(queue_rig.running_rig(concurrency=in_flight))
         await rig.fill(in_flight)

@@ -1,9 +1,8 @@
-"""Who is not to be slowed down by whom: an account by a bigger one, a person by a batch.
+"""Who must not slow down whom: a big account a small one, a batch a person.
 
-Two systems of one worker each run side by side on the same machine, of which one has the crowd; a
-sample of the one follows a sample of the other. What is measured is what the records tell: from
-accept to settlement. The upstream takes its time, so that slots are what is short, not the machine.
-Each run gives ratios of its own, and what is judged is their median.
+Two systems of one worker each run side by side, of which one is crowded; samples alternate between
+them. Measured is the time from accept to settlement, by the records. The upstream takes its time,
+so that slots are the limit, not the machine. Each run gives ratios, and their median is judged.
 """
 
 import asyncio
@@ -37,20 +36,20 @@ _SLOW: Final = "An item [tokens=2 first=0.5]"
 
 
 class _Pair(NamedTuple):
-    """A system without the crowd, and one with it."""
+    """A system without other load, and a crowded one."""
 
     alone: Rig
     crowded: Rig
 
 
 class Turn(NamedTuple):
-    """The samples of one run, in seconds: without the crowd, and beside it."""
+    """The samples of one run, in seconds: alone, and crowded."""
 
     alone: list[float]
     crowded: list[float]
 
     def ratio(self, share: float) -> float:
-        """Return how many times as long it takes beside the crowd."""
+        """Return how many times as long it takes when crowded."""
         return figures.quantile(self.crowded, share) / figures.quantile(self.alone, share)
 
 
@@ -82,7 +81,7 @@ async def _accounts(rounds: int, big: int, runs: int) -> list[Figure]:
                     took = await asyncio.gather(*(_seconds(system, each) for each in tickets))
                     taken.extend(took)
             assert await _unfinished(pair.crowded, "big", "interactive"), (
-                "the big one's work is over"
+                "the big account has no work left"
             )
             return turn
 
@@ -93,7 +92,7 @@ async def _accounts(rounds: int, big: int, runs: int) -> list[Figure]:
 
 
 async def _batch(samples: int, backlog: int, runs: int) -> list[Figure]:
-    """Have persons ask one thing after the other, with and without a batch that waits and runs."""
+    """Let persons send messages in turn, with and without a batch that waits and runs."""
     async with _pair() as pair:
         await _fill(pair.crowded, "mill", backlog, _SLOW, "batch")
 
@@ -118,7 +117,7 @@ async def _batch(samples: int, backlog: int, runs: int) -> list[Figure]:
 
 
 def verdicts(turn: Turn, judged: Iterable[tuple[float, float]]) -> list[bool]:
-    """Return what one run alone would say of the aims, each a share of the samples and a bound."""
+    """Return the verdicts of one run; `judged` are quantiles with their bounds."""
     return [turn.ratio(share) <= bound for share, bound in judged]
 
 

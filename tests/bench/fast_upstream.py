@@ -1,7 +1,7 @@
-"""An upstream of every dialect that says the same to everybody: a program that benches start.
+"""A program that benches start: an upstream of every dialect with a fixed answer.
 
-Prints its port. Each request is answered, by its path, with so many tokens in that dialect, so many
-events in a chunk, one chunk each 10 ms. Ends with its standard input.
+Prints its port. Each request is answered in the dialect of its path, with `--tokens` tokens and
+`--events` events in a chunk, one chunk each 10 ms. Ends with its standard input.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _HEAD: Final = (
 
 
 class FastUpstream:
-    """What is said in each dialect, in chunks that are made once."""
+    """The answer in each dialect, in chunks that are made once."""
 
     def __init__(self, tokens: int, events: int) -> None:
         self._chunks = {
@@ -31,7 +31,7 @@ class FastUpstream:
         self._clock = SystemClock()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of one line."""
+        """Answer the requests of one connection."""
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
@@ -46,7 +46,7 @@ class FastUpstream:
 
 
 def _chunks(dialect: Dialect, tokens: int, events: int) -> list[bytes]:
-    """Return an answer of so many tokens in chunks of so many events, as HTTP sends them."""
+    """Return an answer in HTTP chunks with `events` events each."""
     events_of_answer = dialect.answer(*(f" word{number}" for number in range(tokens))).split(
         b"\n\n"
     )[:-1]

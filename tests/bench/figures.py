@@ -1,4 +1,4 @@
-"""What a bench found: figures, the table they are printed in, and the machine they are of."""
+"""The figures of a bench, their table, and the machine they are of."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from tests.support.redis_server import RawClient
 
 
 class Figure(NamedTuple):
-    """A line of the table. `beside` was measured in the same run, `aim` is the bound."""
+    """A line of the table. `compared_with` was measured in the same run; `bound` is as printed."""
 
     name: str
     found: str
@@ -21,11 +21,11 @@ class Figure(NamedTuple):
 
 
 def median(values: Iterable[float]) -> float:
-    """Return the middle of what several runs gave."""
+    """Return the median."""
     return statistics.median(values)
 
 
-# Where rounds disagree about a verdict, it is the median of as many as these that judges.
+# Where rounds disagree about a verdict, the median of this many rounds is judged.
 ROUNDS_OF_DOUBT: Final = 7
 Round = TypeVar("Round")
 
@@ -35,9 +35,9 @@ async def rounds(
     take: Callable[[], Awaitable[Round]],
     verdicts: Callable[[Round], Sequence[bool]],
 ) -> list[Round]:
-    """Take so many rounds, and go on to seven where they do not agree about each verdict.
+    """Take `count` rounds, and go on to seven where they do not agree about each verdict.
 
-    Who asked judges by the median of what is returned.
+    The caller judges by the median of what is returned.
     """
     found = [await take() for _ in range(count)]
     while count > 1 and len(found) < ROUNDS_OF_DOUBT and _disagree(found, verdicts):
@@ -52,19 +52,19 @@ def _disagree(found: list[Round], verdicts: Callable[[Round], Sequence[bool]]) -
 
 
 def sample(seconds: float, what: str) -> float:
-    """Return a time that was measured; one below nothing is of two things that differ."""
+    """Return a measured time; a negative one mixes up two events and fails the bench."""
     assert seconds >= 0, f"{what}: took {seconds:.6f} s"
     return seconds
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Return the value that a share of all do not exceed."""
+    """Return the value that this share of all values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def machine(raw_client: RawClient | None = None) -> str:
-    """Describe where the figures are from."""
+    """Describe the machine."""
     parts = [
         f"{os.cpu_count()} cores",
         f"{platform.system()} {platform.machine()}",
@@ -80,7 +80,7 @@ def machine(raw_client: RawClient | None = None) -> str:
 
 def table(title: str, figures: list[Figure]) -> str:
     """Return the figures under a title, in columns."""
-    heads = Figure("", "found", "beside", "aim")
+    heads = Figure("", "found", "compared with", "bound")
     rows = [heads, *figures]
     cells = [(row.name, row.found, row.compared_with, row.bound, _mark(row)) for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
@@ -96,6 +96,6 @@ def _mark(figure: Figure) -> str:
 
 
 def print_line(text: str) -> None:
-    """Print at once: a bench takes its time, and who waits wants to see it go on."""
+    """Print at once: a bench takes long, and its progress must be visible."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

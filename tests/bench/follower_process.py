@@ -1,9 +1,9 @@
-"""Many followers in one process: a program that benches start beside the front.
+"""A program that benches start beside the front: many followers in one process.
 
-Owns connections that each follow one generation and never ask again. An event whose text is a
-moment of the machine's monotonic clock, as in `@12.5`, is a delivery: its lateness is kept. Prints
-`ready` once every stream has begun; for a line on standard input, what it has seen since the last:
-deliveries, and their lateness at p50 and p99 in ms; it ends with its input.
+Each connection follows one generation and sends nothing else. An event whose text is a time of the
+machine's monotonic clock, as in `@12.5`, is a delivery: its lateness is kept. Prints the number of
+streams once all have begun; for a line on standard input, what came since the last: deliveries, and
+their lateness at p50 and p99 in ms. Ends with its standard input.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _AT_ONCE: Final = 64
 
 
 class _Follower(asyncio.Protocol):
-    """One connection; `late_seconds` is everybody's."""
+    """One connection; `late_seconds` is shared by all."""
 
     def __init__(self, request: bytes, late_seconds: list[float]) -> None:
         self.begun = asyncio.get_running_loop().create_future()
@@ -71,7 +71,7 @@ async def _follow(host: str, port: int, key: str, paths: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Follow what the command line names."""
+    """Follow the paths of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--key", required=True)

@@ -1,11 +1,11 @@
-"""Ten thousand followers on one front: what they weigh, how late they hear, whom they hinder.
+"""Ten thousand followers of one front: their memory, their lateness, and the effect on others.
 
-The followers are programs of their own; the bench plays the worker and appends events that carry
-the moment of their making. Memory is the front's resident set over what it was before anybody
-followed, by follower. Beside them, one client that asks for statuses all the time.
+The followers are processes of their own; the bench plays the worker and appends events that contain
+the time of the append. Memory is the growth of the front's resident set, a follower. Meanwhile one
+client polls a status all the time.
 
 Then one generation with one follower and with a thousand: what the worker and the server spend on
-it must not depend on who listens.
+it must not depend on the number of followers.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class _Round(NamedTuple):
     others_p99: float
 
     def verdicts(self) -> list[bool]:
-        """Return what this round alone would say of the aims."""
+        """Return the verdicts of this round alone."""
         return [self.late_p99 <= bounds.DELIVERY_P99_MS, self.others_p99 <= bounds.OTHERS_P99_MS]
 
 
@@ -62,7 +62,7 @@ async def measure(
     runs: int = RUNS,
     paced: int = PACED_GENERATIONS,
 ) -> list[Figure]:
-    """Let them follow, and tell each of them something once a second."""
+    """Start the followers, and send each of them one event a second."""
     async with system_rig.running() as system:
         source = _Source(system, await _claimed(system, generations))
         before = process_usage.resident_bytes(system.api.pid)
@@ -100,7 +100,7 @@ async def measure(
 
 
 async def _claimed(system: Rig, count: int) -> list[Claimed]:
-    """Submit so many messages and hold them, as a worker would that never ends."""
+    """Submit `count` messages and claim them, as a worker that never settles."""
     async with system.customer() as customer:
         for _ in range(count):
             await customer.submit("hello")
@@ -118,7 +118,7 @@ async def _claimed(system: Rig, count: int) -> list[Claimed]:
 
 @asynccontextmanager
 async def _followers(system: Rig, ids: list[str], followers: int) -> AsyncIterator[list[Program]]:
-    """Have so many followers, spread evenly over the generations and a few programs."""
+    """Run the followers, spread evenly over the generations and a few processes."""
     each = followers // len(ids)
     shares = [share for n in range(_PROGRAMS) if (share := (each + n) // _PROGRAMS)]
     words = ["--port", system.url.rpartition(":")[2], "--key", system.key, "--each"]
@@ -139,7 +139,7 @@ async def _followers(system: Rig, ids: list[str], followers: int) -> AsyncIterat
 
 
 class _Source:
-    """Generations whose worker is the bench: each is told the moment at which it is told it."""
+    """Generations whose worker is the bench: it appends the current time to each."""
 
     def __init__(self, system: Rig, held: list[Claimed]) -> None:
         self.ids = [claimed.id for claimed in held]
@@ -149,7 +149,7 @@ class _Source:
         self._seq = 0
 
     async def play(self, programs: list[Program], seconds: float) -> _Round:
-        """Say something to everybody's followers, one generation after the other, each second."""
+        """Append to one generation after the other, to all of them each second."""
         await _take_deliveries(programs)
         others: list[float] = []
         asking = asyncio.create_task(self._keep_polling(others))
@@ -186,7 +186,7 @@ class _Source:
         assert await functions.append(self._system.redis, claimed.root, ask) == "appended"
 
     async def _keep_polling(self, took: list[float]) -> None:
-        """Look at one status after the other, and note how long each look took."""
+        """Poll a status repeatedly, and note how long each poll took."""
         path = f"/api/v1/generate/{self.ids[0]}/status"
         async with self._system.customer() as customer:
             while True:
@@ -197,7 +197,7 @@ class _Source:
 
 
 async def _take_deliveries(programs: list[Program]) -> list[list[float]]:
-    """Return what each program has seen since it was last asked: count, p50 and p99 in ms."""
+    """Return the deliveries of each process since the last call: count, p50 and p99 in ms."""
     for program in programs:
         program.write_line()
     return [await program.read_line() for program in programs]

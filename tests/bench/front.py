@@ -1,9 +1,8 @@
 """Submit and status requests a second of one API process, as a share of a bare server's.
 
 Both are measured in turns in one run, by the same client, on the same Redis. Beside the rate stands
-the CPU time a request took of the process: on a busy machine it is the steadier of the two.
-No worker runs: what is submitted stays queued. The statuses asked for are half of them of an answer
-under way, half of one that has ended.
+the CPU time of a request: on a busy machine it is the steadier of the two. No worker runs, so
+submissions stay queued. Half of the polled statuses are of a running answer, half of an ended one.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ class Shot(NamedTuple):
 
 
 async def measure(runs: int = RUNS, seconds: float = SECONDS) -> list[Figure]:
-    """Measure both requests against their floors."""
+    """Measure both requests and their baselines."""
     async with system_rig.running() as system:
         port = processes.free_port()
         words = ["tests.bench.bare_front", "--port", str(port), "--redis", system.server.url]
@@ -77,7 +76,7 @@ async def _compare(
     runs: int,
     seconds: float,
 ) -> list[tuple[Shot, Shot]]:
-    """Fire at the floor and at us in turns; the first round warms up and counts for nothing."""
+    """Send to the baseline and to the front in turns; the first round only warms up."""
 
     async def turn(seconds: float) -> tuple[Shot, Shot]:
         floor, ours = [
@@ -122,7 +121,7 @@ def _figures(name: str, turns: list[tuple[Shot, Shot]], bound: float) -> list[Fi
 
 
 async def _followed(system: Rig) -> tuple[str, ...]:
-    """Submit some messages, and play the worker for them: half run, half have ended."""
+    """Submit some messages and play the worker: half of them run, half have ended."""
     root = system.root
     async with system.customer() as customer:
         for _ in range(_GENERATIONS):

@@ -1,7 +1,7 @@
-"""As many requests as a server takes: wrk where it is installed, else a bare client of our own.
+"""Sends as many requests as a server takes: by wrk where it is installed, else by a bare client.
 
-Owns the count of what was answered with 200, and of all that was not. Both clients run in a process
-of their own, hold their connections open, and send the next request once an answer is whole.
+Counts the responses with 200, and all others. Both clients run in a process of their own, keep
+their connections open, and send the next request once a response is complete.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _GIVE_UP_SECONDS: Final = 60
 
 
 class Volley(msgspec.Struct, frozen=True, kw_only=True):
-    """The requests to send, one path after the other and again."""
+    """The requests to send: the paths in turn, repeatedly."""
 
     url: str
     paths: tuple[str, ...]
@@ -58,18 +58,18 @@ class Hits(msgspec.Struct, frozen=True):
 
     @property
     def per_second(self) -> float:
-        """The rate of the good ones."""
+        """The rate of responses with 200."""
         return self.good / self.seconds
 
 
 def tool() -> str:
-    """Name the client that `fire` uses here."""
+    """Return the name of the client that `fire` uses."""
     return "wrk" if shutil.which("wrk") else "tests.bench.http_load"
 
 
 async def fire(volley: Volley, *, connections: int, seconds: float) -> Hits:
-    """Keep `connections` busy for some seconds and return what came of it."""
-    # wrk knows whole seconds only.
+    """Keep `connections` busy for some seconds and return the counts."""
+    # wrk takes whole seconds only.
     wrk = shutil.which("wrk") if seconds >= 1 else None
     with tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8") as file:
         if wrk is not None:
@@ -102,7 +102,7 @@ def _lua(text: str) -> str:
 
 
 class _Client(asyncio.Protocol):
-    """One connection that is never idle; every answer it reads must state its length."""
+    """One connection that is never idle; every response must have a content length."""
 
     def __init__(self, requests: list[bytes], first: int) -> None:
         self._requests = requests
@@ -162,7 +162,7 @@ async def _keep_busy(volley: Volley, connections: int, seconds: float) -> Hits:
 
 
 def main() -> None:
-    """Read a volley from a file, send it, print what came of it."""
+    """Read a volley from a file, send it, print the counts."""
     volley = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Volley)
     hits = asyncio.run(_keep_busy(volley, int(sys.argv[2]), float(sys.argv[3])))
     sys.stdout.write(f"{hits.good} {hits.bad} {hits.seconds:.6f}\n")

@@ -1,8 +1,8 @@
-"""What a worker costs that has nothing to do: CPU, and commands that it asks of Redis.
+"""What an idle worker costs: CPU, and commands to Redis.
 
-For one, two and ten workers, each a process of its own, so that what every worker asks and what the
-fleet asks together can be told apart. CPU is the worker's own count, user and system; commands are
-what the server is asked over its sockets.
+For one, two and ten workers, each a process, so that the commands of each worker and those of the
+fleet together can be told apart. CPU is the worker's own count, user and system; commands are those
+that the server receives over its sockets.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _SETTLE_SECONDS: Final = 1.0
 
 
 class Idle(NamedTuple):
-    """How idle a fleet is: percent of a core a worker, commands a second of all, by name."""
+    """The cost of a fleet: percent of a core a worker, commands a second of all, by name."""
 
     percent: float
     commands: float
@@ -35,7 +35,7 @@ class Idle(NamedTuple):
 async def measure(
     fleets: Sequence[int] = FLEETS, runs: int = RUNS, seconds: float = SECONDS
 ) -> list[Figure]:
-    """Watch fleets of several sizes do nothing."""
+    """Measure idle fleets of several sizes."""
     found = {workers: await _watched(workers, runs, seconds) for workers in fleets}
     few, many = min(fleets), max(fleets)
     each = (found[many].commands - found[few].commands) / (many - few)
@@ -57,7 +57,7 @@ async def measure(
             each <= bounds.IDLE_COMMANDS_EACH,
         ),
         Figure(
-            "commands a second, the fleet beside",
+            "commands a second, the fleet together",
             f"{shared:.2f}",
             f"{many}: {_describe_counts(found[many].names)}",
             f"<= {bounds.IDLE_COMMANDS_FLEET:.0f}",
@@ -81,7 +81,7 @@ async def _watched(workers: int, runs: int, seconds: float) -> Idle:
         await until(
             lambda: rig.server.blocked_clients() >= workers, _START_SECONDS, what="the workers"
         )
-        # They may still be at what they do once.
+        # Wait for what they do once at the start.
         await clock.sleep(_SETTLE_SECONDS)
 
         async def cpu() -> float:

@@ -1,10 +1,9 @@
-"""How many bytes stay in Redis of one generation, beyond its texts.
+"""Bytes that one generation leaves in Redis, beyond its texts.
 
-The difference of the server's `used_memory` over thousands of generations, once their events have
-expired, less the bytes of the messages and answers themselves. `used_memory` is what is allocated,
-so neither fragmentation nor purging plays a part; the buffers of clients and of the AOF are taken
-off. Of what it is made is told by MEMORY USAGE, family by family, which leaves out the server's own
-table of keys.
+The growth of the server's `used_memory` over thousands of generations, once their events have
+expired, minus the bytes of messages and answers. `used_memory` is what is allocated, so
+fragmentation plays no part; the buffers of clients and of the AOF are subtracted. The share of each
+family of keys is by MEMORY USAGE, which leaves out the server's own table of keys.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from tests.support.waiting import until
 
 GENERATIONS: Final = 5_000
 TURNS: Final = 20
-# A choice among several is told with each answer, and stays with it.
+# The choice among several models is stored with each answer.
 _MODELS: Final = tuple(system_rig.model(name) for name in ("one", "two", "three", "four", "five"))
 _CLIENTS: Final = 8
 _WARM_UP: Final = 64
@@ -36,7 +35,7 @@ Talk = Callable[[ApiClient, int], Coroutine[Any, Any, int]]
 
 
 async def measure(generations: int = GENERATIONS) -> list[Figure]:
-    """Weigh conversations of one turn, then as many turns in long ones."""
+    """Measure conversations of one turn, then as many turns in long ones."""
     retention = RetentionSettings(events_seconds=1)
     async with system_rig.running(workers=2, models=_MODELS, retention=retention) as system:
         system.provider.answer = _answer
@@ -76,7 +75,7 @@ async def _weigh(system: Rig, what: str, conversation: Talk, generations: int) -
 
 
 async def _converse(system: Rig, conversation: Talk, generations: int) -> int:
-    """Let some clients talk until so many messages are answered; return the bytes of all texts."""
+    """Run clients until `generations` messages are answered; return the bytes of all texts."""
     async with system.customer() as customer:
         shares = [generations // _CLIENTS + (n < generations % _CLIENTS) for n in range(_CLIENTS)]
         texts = await asyncio.gather(*(conversation(customer, share) for share in shares))

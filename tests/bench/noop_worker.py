@@ -1,6 +1,6 @@
-"""Our engine with a provider that answers at once: the worker's own process, and no HTTP.
+"""Our engine with a provider that answers at once: the worker's own process, without HTTP.
 
-Speaks the peers' command line, with settings from its environment, and a little more.
+Has the peers' command line, with settings from its environment, and a little more.
 
 work                      workers as in production; prints when each generation's function begins
 work --silent             the same without that: a line on standard input starts it, every further
@@ -66,7 +66,7 @@ async def _begin(ctx: dict[str, Any]) -> None:
 
 
 def _number_of(generation: str) -> int:
-    """Return a number for an id of ours: lines between the programs carry numbers only."""
+    """Return a number for a generation's id: lines between the programs have numbers only."""
     return zlib.crc32(generation.encode())
 
 
@@ -89,7 +89,7 @@ async def _one(settings: Settings, *, is_silent: bool) -> None:
 
 
 def _answer(loop: asyncio.AbstractEventLoop) -> None:
-    """Tell the CPU that was used, for every line; end with the last."""
+    """Print the CPU seconds used so far for every line; end with the input."""
     while line := sys.stdin.readline():
         if line.strip() == "open":
             loop.call_soon_threadsafe(_OPEN.set)
@@ -111,7 +111,7 @@ async def _connect(settings: Settings, account: str) -> AsyncIterator[contract.E
 
 
 async def _bare(settings: Settings, generations: int) -> None:
-    """Claim as many as there may be at once, end them all at once, and again."""
+    """Claim as many as the concurrency allows, settle them all at once, and repeat."""
     redis = Redis(settings.redis)
     await redis.connect()
     queue = RedisFunctions(redis, settings.redis)
@@ -127,7 +127,7 @@ async def _bare(settings: Settings, generations: int) -> None:
 
 
 async def _end(redis: Redis, claimed: Claimed) -> None:
-    """Settle as a worker does whose answer came at once: the events with it, no append."""
+    """Settle as a worker whose answer came at once: with the events, without an append."""
     delta = events.encode(events.Delta(_TEXT))
     ask = functions.SettleAsk(
         account=claimed.account,
@@ -149,7 +149,7 @@ async def _end(redis: Redis, claimed: Claimed) -> None:
 
 
 def main() -> None:
-    """Play the role that the command line names."""
+    """Run the role of the command line."""
     arguments = _parser().parse_args()
     settings = Settings.read(dict(os.environ))  # noqa: TID251  the edge of a process
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

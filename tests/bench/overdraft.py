@@ -1,7 +1,7 @@
-"""Ten thousand messages at once on credits for a hundred: a hundred are accepted, to the last one.
+"""Ten thousand messages at once on credits for a hundred: exactly a hundred are accepted.
 
-No worker runs, so nothing is given back meanwhile. Every answer is counted, and in the end the
-books must say what the answers said.
+No worker runs, so no credits are freed meanwhile. Every response is counted, and in the end the
+credits in Redis must agree with the responses.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ _MESSAGE: Final = {"message": "Is there anything left to pay this with?"}
 
 
 async def measure(submissions: int = SUBMISSIONS, paid_for: int = PAID_FOR) -> list[Figure]:
-    """Leave the account so many holds and send so many messages."""
+    """Grant credits for `paid_for` holds and send `submissions` messages."""
     async with system_rig.running() as system:
         accounts = Accounts(system.redis, system.settings.redis, b"", SystemClock())
         hold = await _hold(system, accounts)
         balance = (await accounts.credit_totals(system.account)).balance
-        # A hold that is almost whole pays for nothing.
+        # Credits for almost one more hold pay for nothing.
         await accounts.grant(system.account, paid_for * hold + hold - 1 - balance)
         answers = await _send(system, submissions)
         credit_totals = await accounts.credit_totals(system.account)
@@ -44,21 +44,21 @@ async def measure(submissions: int = SUBMISSIONS, paid_for: int = PAID_FOR) -> l
             f"{submissions:,} messages at once, credits for {paid_for}",
             f"{answers['accepted']} accepted",
             described,
-            f"{paid_for}, books exact",
+            f"{paid_for}, credits exact",
             is_met,
         )
     ]
 
 
 async def _hold(system: Rig, accounts: Accounts) -> int:
-    """Return what one message holds, by holding it."""
+    """Submit one message and return its hold."""
     async with system.customer() as customer:
         (await customer.post("/api/v1/chat", json=_MESSAGE)).raise_for_status()
     return (await accounts.credit_totals(system.account)).held
 
 
 async def _send(system: Rig, submissions: int) -> Counter[str]:
-    """Send them from a few clients that each have several under way; count the answers."""
+    """Send from many clients at once; count the responses."""
     left = iter(range(submissions))
     answers: Counter[str] = Counter()
 

@@ -1,9 +1,9 @@
 """What pages of long conversations cost everybody else.
 
-A page of 100 messages, each as long as one may be, is read by several clients of one account at
-once. Told are the front's memory, the largest buffer of replies in Redis, its longest command, and
-how late another tenant's looks are meanwhile. The conversation is written as `accept` and `settle`
-leave it, since no model here says that much.
+Several clients of one account read a page of 100 messages at once, each as long as a message may
+be. Measured are the front's memory, the largest reply buffer in Redis, its longest command, and the
+time of another tenant's polls meanwhile. The conversation is written as `accept` and `settle` leave
+it, because no model here writes that much.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ async def _read_pages(
         system, poll_request, asyncio.to_thread(threading.Event().wait, _QUIET_SECONDS)
     )
     process = Path(f"/proc/{system.api.pid}")
-    (process / "clear_refs").write_text("5")  # the peak of its memory begins anew
+    (process / "clear_refs").write_text("5")  # resets the peak of its memory
     resident = _memory_mib(process, "VmRSS")
     with system.server.raw_client() as redis:
         redis("CONFIG", "SET", "slowlog-log-slower-than", 0)
@@ -83,7 +83,7 @@ async def _read_pages(
         _bound(f"{name}: front's memory grew by", grown, "MiB", bounds.PAGE_MIB * pages),
         _bound("  largest buffer of replies in Redis", largest, "MiB", bounds.PAGE_REPLY_MIB),
         _bound("  longest command of Redis", longest_ms, "ms", bounds.PAGE_COMMAND_MS),
-        Figure("  another tenant's look, p99", f"{late:.1f} ms", f"without {least:.1f} ms"),
+        Figure("  another tenant's poll, p99", f"{late:.1f} ms", f"without {least:.1f} ms"),
     ]
 
 
@@ -92,7 +92,7 @@ def _bound(name: str, found: float, unit: str, size_max: float) -> Figure:
 
 
 async def _conversation(system: Rig, text: str) -> str:
-    """Write a conversation whose messages all are this text; return its session."""
+    """Write a conversation whose messages are all this text; return its session."""
     async with system.customer() as customer:
         session: str = (await customer.submit("hi"))["session_id"]
     size = 0
@@ -110,7 +110,7 @@ async def _conversation(system: Rig, text: str) -> str:
 
 
 async def _other_tenants_request(system: Rig) -> bytes:
-    """Have another account submit a message; return the request that looks at it."""
+    """Submit a message of another account; return the request that polls it."""
     accounts = Accounts(system.redis, system.settings.redis, b"", SystemClock())
     account = await accounts.create("other", "enterprise")
     await accounts.grant(account, 10**12)
@@ -122,7 +122,7 @@ async def _other_tenants_request(system: Rig) -> bytes:
 async def _while_polling(
     system: Rig, poll_request: bytes, other: Awaitable[object], stop: threading.Event | None = None
 ) -> list[float]:
-    """Look again and again until something else is done; return how many seconds each took."""
+    """Poll repeatedly until `other` is done; return the seconds of each poll."""
     done = stop or threading.Event()
     polling = asyncio.create_task(asyncio.to_thread(_poll_once, system, poll_request, done))
     try:
@@ -168,7 +168,7 @@ def _request(path: str, key: str, connection: str) -> bytes:
 
 
 async def _largest_buffer_mib(system: Rig, done: threading.Event) -> float:
-    """Watch Redis until that is done."""
+    """Return the largest reply buffer of Redis until `done` is set."""
 
     def watch() -> float:
         size_max = 0

@@ -1,11 +1,11 @@
-"""Turns that wait for a key or for room: how soon they go on, and what waiting costs.
+"""Turns that wait for a key or a provider's limit: how soon they go on, and what waiting costs.
 
-pickup    three workers, one of which has the key: from the accept to the call
+pickup    three workers, one of which has the key: from the accept to the upstream call
 gone      100 turns whose key no worker has: bytes of AOF and claims a second while they wait
 limit     a backlog behind a provider's limit: claims and answers a second
 
-`python -m tests.bench.parked` runs all three; a checkout of another version is measured by its own
-workers with `python -m tests.bench.parked --workers FOLDER`.
+`python -m tests.bench.parked` runs all three; `--workers FOLDER` uses the workers of another
+checkout, which may be of another version.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class _Rig:
     folder: Path
 
     async def submit(self, account: str = "bench") -> Ticket:
-        """Have one message for the model that needs the key accepted."""
+        """Accept one message for the model that needs the key."""
         ticket = Ticket(account, f"s{random.getrandbits(64)}", f"g{random.getrandbits(64)}")
         ask = functions.AcceptAsk(
             account=account,
@@ -86,7 +86,7 @@ class _Rig:
         return ticket
 
     def claims(self) -> int:
-        """Return how many leases were ever given: each is one write of a worker's claim."""
+        """Return how many claims there were."""
         with self.server.raw_client() as raw_client:
             names = raw_client.names(keys.GENERATION(self.queue.root, "bench", "*"))
             found = raw_client.all([("HGET", name, "attempt") for name in names])
@@ -129,7 +129,7 @@ async def _running(
 
 @contextmanager
 def _worker(folder: Path, server: Server, environment: dict[str, str]) -> Iterator[None]:
-    """Run a worker of a checkout; it leaves when the block does."""
+    """Run a worker of a checkout until the end of the block."""
     words = [sys.executable, "-m", "worker"]
     with (server.folder / "workers.log").open("ab") as log:
         process = subprocess.Popen(words, cwd=folder, env=environment, stderr=log, stdout=log)
@@ -166,7 +166,7 @@ def _settings(server: Server, provider: ScriptedProvider, per_minute: int | None
 
 
 async def pickup(folder: Path, samples: int = SAMPLES) -> list[Figure]:
-    """Measure from the accept to the moment at which the upstream is called."""
+    """Measure from the accept to the upstream call."""
     clock, taken = SystemClock(), []
     async with _running(folder, 1, 2) as rig:
         for _ in range(samples):
@@ -186,7 +186,7 @@ async def pickup(folder: Path, samples: int = SAMPLES) -> list[Figure]:
 
 
 async def gone(folder: Path, turns: int = GONE, seconds: float = SECONDS) -> list[Figure]:
-    """Measure what turns cost that nobody can serve."""
+    """Measure what turns cost that no worker can serve."""
     async with _running(folder, 0, 3) as rig:
         await SystemClock().sleep(_SETTLE_SECONDS)
         idle_from = rig.written()

@@ -1,9 +1,9 @@
-"""From a POST to the upstream's first byte, with workers that have nothing else to do.
+"""From a POST to the upstream's first byte, with idle workers.
 
-The moment before a client sends its POST, to the moment the scripted upstream has the request that
-comes of it; both by the clock of one process. In turns with stock arq: as many workers, the same
-server, the same upstream. Between two samples nothing happens for a while, never twice as long, so
-that a poller is met at any point of its round.
+From the moment before a client sends its POST to the moment at which the scripted upstream has the
+request; both are read in one process. In turns with stock arq: as many workers, the same server,
+the same upstream. The pauses between samples are random, so that a polling worker is met at any
+point of its interval.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ async def measure(samples: int = SAMPLES, runs: int = RUNS) -> list[Figure]:
             fleets = [[worker.pid for worker in fleet] for fleet in (system.workers, workers)]
             before = [process_usage.cpu_seconds(pids) for pids in fleets]
             each = max(1, samples // runs)
-            # Nothing is judged: no aim is set for it.
+            # Nothing is judged: there is no bound.
             turns = await figures.rounds(
                 runs, lambda: _sample(system, f"{url}/submit", each), lambda _: ()
             )
@@ -73,7 +73,7 @@ async def measure(samples: int = SAMPLES, runs: int = RUNS) -> list[Figure]:
 
 
 def figure(name: str, share: float, turns: list[Run]) -> Figure:
-    """Tell the medians of what the runs gave."""
+    """Return the medians of the runs."""
     ours, theirs = [
         figures.median(figures.quantile(taken, share) for taken in side) * 1000
         for side in ([run.ours for run in turns], [run.theirs for run in turns])

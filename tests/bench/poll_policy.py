@@ -1,8 +1,8 @@
-"""The poll policy alone: `api.polling.eta.hint` and clients that obey it, without a socket.
+"""The poll hints alone: `api.polling.eta.hint` and simulated clients, without a socket.
 
-Owns the same bounds as `polling`, and worlds of more kinds than a real run has time for. Everything
-takes as long as the world says, nothing costs time by itself, and an hour passes in a blink. The
-chance in it is seeded: the same policy gives the same figures.
+Has the same bounds as `polling`, and more kinds of answers than a real run has time for. Time is
+simulated, so an hour takes no time. Random numbers are seeded: the same hints give the same
+figures.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Draw = Callable[[random.Random], float]
 
 
 class Followed(NamedTuple):
-    """One answer as its client saw it: how late it learned of the end, after how many polls."""
+    """One answer: how late its client learned of the end, after how many polls."""
 
     duration: float
     lateness: float
@@ -35,7 +35,7 @@ class Followed(NamedTuple):
 
 
 class World(NamedTuple):
-    """Answers of one kind, and what is known of such answers beforehand, in seconds."""
+    """Answers of one kind, and the durations known beforehand, in seconds."""
 
     name: str
     duration: Draw
@@ -44,17 +44,17 @@ class World(NamedTuple):
 
 
 def polls_max(duration: float) -> float:
-    """Return how many polls the contract allows for an answer of so many seconds."""
+    """Return how many polls the contract allows for an answer of this duration."""
     return bounds.POLLS_BASE + math.log2(max(1.0, duration))
 
 
 def lateness_max(duration: float) -> float:
-    """Return the lateness that 95 of 100 answers must not exceed, by the contract."""
+    """Return the lateness that the contract allows for 95 of 100 answers."""
     return max(bounds.LATE_P95_SECONDS, bounds.LATE_P95_SHARE * duration)
 
 
 def figure(name: str, followed: list[Followed]) -> Figure:
-    """Hold the clients of a world against the contract."""
+    """Compare the clients of a world with the contract."""
     late = [one.lateness for one in followed]
     middle, p95 = figures.quantile(late, 0.5), figures.quantile(late, 0.95)
     late_share = sum(one.lateness > lateness_max(one.duration) for one in followed) / len(followed)
@@ -71,9 +71,9 @@ def figure(name: str, followed: list[Followed]) -> Figure:
 
 
 def is_predictable(durations: Sequence[float]) -> bool:
-    """Tell whether any plan of looks, made in hindsight, holds the contract for such answers.
+    """Return whether any plan of polls, made in hindsight, keeps the contract for such answers.
 
-    Where none does, what was measured does not tell when the next answer ends.
+    If none does, the measured durations do not predict the end of the next answer.
     """
     half = _found_in_time(durations, lambda _: bounds.LATE_P50_SECONDS)
     most = _found_in_time(durations, lateness_max)
@@ -82,12 +82,12 @@ def is_predictable(durations: Sequence[float]) -> bool:
 
 
 def _found_in_time(durations: Sequence[float], bound: Callable[[float], float]) -> int:
-    """Return how many answers are found in time at most, by any plan within the polls allowed.
+    """Return how many answers the best plan within the allowed polls finds in time.
 
-    The best plan looks just behind answers only: an earlier look finds no fewer of them in time.
+    The best plan polls just after the ends of answers only: an earlier poll finds no more of them.
     """
     ends = sorted(durations)
-    # By the look and the polls made with it: how many were found in time, and how many are over.
+    # By the time and number of the last poll: answers found in time, and answers that are over.
     best: dict[tuple[float, int], tuple[int, int]] = {(0.0, 0): (0, 0)}
     for poll_at in sorted({float(math.ceil(end)) for end in ends}):
         over = bisect.bisect_right(ends, poll_at)
@@ -101,17 +101,17 @@ def _found_in_time(durations: Sequence[float], bound: Callable[[float], float]) 
 
 
 def jittered(seconds: float, share: float = 0.02) -> Draw:
-    """Return answers of about so many seconds, evenly spread by a share of it to both sides."""
+    """Return durations spread evenly around this one, by a share of it to both sides."""
     return lambda chance: seconds * chance.uniform(1 - share, 1 + share)
 
 
 def skewed(seconds: float, sigma: float) -> Draw:
-    """Return answers of so many seconds in the middle, some much longer, as real ones are."""
+    """Return durations with this median, some much longer, as real ones are."""
     return lambda chance: seconds * chance.lognormvariate(0.0, sigma)
 
 
 def one_of(*draws: Draw) -> Draw:
-    """Return answers of several kinds, each as often."""
+    """Return durations of several kinds, equally often."""
     return lambda chance: chance.choice(draws)(chance)
 
 
@@ -146,7 +146,7 @@ def _history(world: World, chance: random.Random) -> list[float]:
 
 
 def simulate(world: World, hint: Hint, clients: int = CLIENTS) -> list[Followed]:
-    """Let clients loose in a world, each with a history of its own."""
+    """Simulate clients in a world, each with a history of its own."""
     chance = random.Random(_SEED)
     followed = []
     for _ in range(clients):
@@ -156,7 +156,7 @@ def simulate(world: World, hint: Hint, clients: int = CLIENTS) -> list[Followed]
 
 
 def measure(hint: Hint = eta.hint, clients: int = CLIENTS) -> list[Figure]:
-    """Try a policy in every world."""
+    """Simulate every world."""
     return [figure(world.name, simulate(world, hint, clients)) for world in WORLDS]
 
 

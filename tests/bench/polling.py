@@ -1,16 +1,16 @@
-"""How late does a client learn of the end, that asks when the hints tell it to, and how often?
+"""How late clients learn of the end when they obey the hints, and how often they poll.
 
-Real clients against the whole system, for answers of 1, 5, 30 and 120 s, give or take a little:
+Real clients against the whole system, for answers of about 1, 5, 30 and 120 s:
 
 known     each duration on a model of its own, which has given such answers before
 mixed     all four on one model, which has given all four before
-cold      each on a model of its own, of which nothing is known but the catalogue's word
+cold      each on a model of its own, of which only the catalogue's estimate is known
 
-All run at once, after a round that makes the history; then the scenes of `polling_scenes`, in which
-answers wait for others or come from a real model. Lateness is from the moment when the upstream
-has said its last byte to the moment when the client has read the status that says so. The bounds
-are the contract's: half within 1 s, 95 of 100 within the greater of 2 s and a tenth of the
-duration, polls at most 4 + log2(seconds). A cold model is held to none, as nothing was measured.
+All run at once, after a round that makes the history; then `polling_scenarios` runs, in which
+answers wait for others or come from a real model. Lateness is from the upstream's last byte until
+the client has read the final status. The bounds are the contract's: half within 1 s, 95 of 100
+within the greater of 2 s and a tenth of the duration, polls at most 4 + log2(seconds). A cold model
+has no bound, because nothing was measured.
 """
 
 import argparse
@@ -29,12 +29,12 @@ CLIENTS: Final = 24
 JITTER: Final = 0.02
 WORKERS: Final = 2
 _CONCURRENCY: Final = 512
-# As long as it takes to start all clients without a queue of them in this process.
+# Long enough to start all clients without delaying each other in this process.
 _STAGGER_SECONDS: Final = 10.0
 
 
 class Group(NamedTuple):
-    """Clients that ask a model for answers of about so many seconds."""
+    """Clients that ask a model for answers of about this duration."""
 
     kind: str
     model: str
@@ -42,12 +42,12 @@ class Group(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How the table calls it."""
+        """Its name in the table."""
         return f"{self.kind}, {self.seconds:g} s"
 
 
 class Asked(NamedTuple):
-    """What a client did: its message, how often it looked, when it learned of the end."""
+    """What a client did: its message, the number of polls, when it learned of the end."""
 
     message: str
     polls: int
@@ -57,7 +57,7 @@ class Asked(NamedTuple):
 async def measure(
     clients: int = CLIENTS, durations: tuple[float, ...] = poll_policy.SECONDS
 ) -> list[Figure]:
-    """Make the history, then let all clients loose at once."""
+    """Make the history, then run all clients at once."""
     known = [Group("known", f"known-{seconds:g}", seconds) for seconds in durations]
     mixed = [Group("mixed", "mixed", seconds) for seconds in durations]
     cold = [Group("cold", f"cold-{seconds:g}", seconds) for seconds in durations]
@@ -120,7 +120,7 @@ def _figure(group: Group, followed: list[Followed]) -> Figure:
 
 
 async def measure_all(clients: int = CLIENTS) -> list[Figure]:
-    """Measure the plain answers, then the scenes."""
+    """Measure the plain answers, then the scenarios."""
     scenes = polling_scenarios.Sizes(clients)
     return [*await measure(clients), *await polling_scenarios.measure(scenes)]
 

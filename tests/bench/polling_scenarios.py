@@ -1,18 +1,18 @@
 """Poll hints where an answer waits for others, or comes from a real model.
 
 Real clients against the whole system, as in `polling`. Each obeys the hints from its receipt to the
-end, and its time runs from the POST:
+end; its duration counts from the POST:
 
-unserved  no worker lives; one starts a minute later
-held      another account holds every slot for 40 s; the model asked for is quick, and known for it
+unserved  no worker runs; one starts a minute later
+held      another account holds every slot for 40 s; the asked model is known to be quick
 session   eight turns of each session, posted at once, to a model that has given such answers
 local     four clients at once on the local model, each asks again as soon as it is answered; before
           that one round of four gives it a history
 
-Where nothing tells the end (`unserved`, `held`) the bound on polls rules, and half of the time
-waited bounds the lateness. So it is with the local model where the durations that the front has
-measured by the end of the scene are spread so wide that no plan of looks, made in hindsight, could
-keep to the bounds (`policy.is_foreseeable`). Everything else is held to these.
+Where the end cannot be predicted (`unserved`, `held`), the polls are bounded, and the lateness by
+half of the time waited. The same holds for the local model where its measured durations spread so
+widely that no plan of polls, made in hindsight, could keep the bounds
+(`poll_policy.is_predictable`). All others have the contract's bounds.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ _QUESTIONS: Final = (
 
 
 class Sizes(NamedTuple):
-    """How large the scenes are, in clients and seconds."""
+    """How large the scenarios are, in clients and seconds."""
 
     clients: int = 24
     unserved_seconds: float = 60.0
@@ -65,7 +65,7 @@ class Sizes(NamedTuple):
 
 
 class PolledAnswer(NamedTuple):
-    """What a client did and was told: when it asked and learned, how often it looked, estimates."""
+    """What a client did and got: when it asked, when it learned the end, its polls, estimates."""
 
     message: str
     asked_at: float
@@ -75,7 +75,7 @@ class PolledAnswer(NamedTuple):
 
 
 async def measure(sizes: Sizes | None = None, *, with_local: bool = True) -> list[Figure]:
-    """Play all scenes, one after the other."""
+    """Run all scenarios, one after the other."""
     sizes = sizes or Sizes()
     models = tuple(system_rig.model(name) for name in ("quick", "slow", "turns"))
     async with system_rig.running(concurrency=_SLOTS, models=models) as system:
@@ -125,7 +125,7 @@ async def measure_local(clients: int = 24) -> Figure:
 def _judge_unpredictable(
     figure: Figure, found: Sequence[Followed], durations: Sequence[float]
 ) -> Figure:
-    """Hold clients to what is left where durations tell little of the end: 95 of 100 to half."""
+    """Judge an unpredictable model: 95 of 100 within half of the time waited."""
     over = max(one.polls - poll_policy.polls_max(one.duration) for one in found)
     too_late = sum(one.lateness > _unknown_lateness_max(one.duration) for one in found)
     spread = f"{min(durations):.1f}-{max(durations):.1f} s known"
@@ -137,7 +137,7 @@ def _judge_unpredictable(
 
 
 async def _quick(system: Rig, sizes: Sizes, stagger_seconds: float) -> list[Followed]:
-    """Have all clients ask the quick model, not all in the same moment."""
+    """Let all clients ask the quick model, at random moments."""
     asked = []
     for _ in range(sizes.clients):
         after = random.uniform(0, stagger_seconds)
@@ -176,7 +176,7 @@ async def _session(system: Rig, sizes: Sizes) -> list[Followed]:
 
 
 async def _local(system: Rig, questions: Sequence[str]) -> list[Followed]:
-    """Ask one question after the other; a second look, that waits, knows when each has ended."""
+    """Ask one question after the other; a second request that waits shows when each has ended."""
     clock = SystemClock()
     found = []
     async with _customer(system, system.key) as customer:
@@ -222,7 +222,7 @@ async def _follow(system: Rig, message: str, receipt: Json, asked_at: float) -> 
 
 
 def _followed(system: Rig, asked: Iterable[PolledAnswer]) -> list[Followed]:
-    """Compare what clients learned with when the upstream had said its last."""
+    """Compare when clients learned of the end with when the upstream had sent its last byte."""
     ended = {request.last: request.answered_at or 0.0 for request in system.provider.requests}
     return [
         Followed(ended[one.message] - one.asked_at, one.learned_at - ended[one.message], one.polls)
@@ -231,7 +231,7 @@ def _followed(system: Rig, asked: Iterable[PolledAnswer]) -> list[Followed]:
 
 
 def _figure(name: str, found: Sequence[Followed], *, is_known: bool = True) -> Figure:
-    """Hold clients to the contract; where nothing told the end, to its polls and half the wait."""
+    """Judge by the contract; if the end is unknown, by its polls and half of the wait."""
     figure = poll_policy.figure(name, list(found))
     if is_known:
         return figure

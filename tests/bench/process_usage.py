@@ -1,4 +1,4 @@
-"""What the kernel counts of a process: its CPU time and its memory; 0 where /proc does not tell."""
+"""CPU time and memory of processes, from /proc; 0 where it does not exist."""
 
 import os
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return how much memory a process holds."""
+    """Return the resident memory of a process."""
     fields = _read(pid, "statm").split()
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
 

@@ -1,8 +1,8 @@
-"""A queue without a front: a server, an account with credits, generations that wait.
+"""A queue without a front: a server, an account with credits, queued generations.
 
-Owns what benches of the engine stand on. Generations are accepted as the front has them accepted,
-each in a session of its own; the workers' only provider is one inside their process that answers at
-once. Every figure of a run is read from the records that it leaves.
+Generations are accepted as the front does it, each in a session of its own; the workers' only
+provider is inside their process and answers at once. Every figure of a run is read from its
+records.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _PAUSE_SECONDS: Final = 0.02
 
 
 class Done(NamedTuple):
-    """What the records tell: so many ended, from the first claim to the last settlement."""
+    """What the records say: generations ended, seconds from first claim to last settlement."""
 
     generations: int
     seconds: float
@@ -46,7 +46,7 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class QueueRig:
-    """What a bench may reach."""
+    """What a bench uses."""
 
     server: Server
     settings: Settings
@@ -56,30 +56,30 @@ class QueueRig:
     contestant: Contestant
 
     async def accept(self) -> None:
-        """Have a generation accepted in a session of its own."""
+        """Accept a generation in a session of its own."""
         await accept(self.queue, self.account)
 
     async def fill(self, generations: int) -> None:
-        """Have so many accepted; nobody is told."""
+        """Accept `generations` generations."""
         for first in range(0, generations, _AT_ONCE):
             count = min(_AT_ONCE, generations - first)
             await asyncio.gather(*(self.accept() for _ in range(count)))
 
     async def unfinished(self) -> int:
-        """Return how many wait or run."""
+        """Return how many generations are unfinished."""
         where = keys.UNFINISHED(self.queue.root, self.account, "interactive")
         return int(await self.redis.call("ZCARD", where))
 
     async def leases(self) -> int:
-        """Return how many run."""
+        """Return how many generations are leased."""
         return int(await self.redis.call("ZCARD", keys.LEASES(self.queue.root)))
 
     async def drained(self) -> int:
-        """Wait until nothing is under way; return how often that was asked."""
+        """Wait until nothing is unfinished; return how many commands that took."""
         clock = SystemClock()
         ends, asked = clock.monotonic() + _GIVE_UP_SECONDS, 1
         while left := await self.unfinished():
-            assert clock.monotonic() < ends, f"{left} generations are still under way"
+            assert clock.monotonic() < ends, f"{left} generations are still unfinished"
             await clock.sleep(_PAUSE_SECONDS)
             asked += 1
         return asked
@@ -124,7 +124,7 @@ async def running_rig(
 
 
 async def accept(queue: RedisFunctions, account: str) -> str:
-    """Have a generation accepted in a session of its own, with a hold and no limit in its way.
+    """Accept a generation in a session of its own, with a hold and without limits.
 
     Return its id.
     """

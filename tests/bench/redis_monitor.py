@@ -1,7 +1,7 @@
-"""What clients ask of a server, command by command, as the server itself tells it.
+"""Counts the commands that a server receives, by MONITOR.
 
-Owns a connection in MONITOR. What a function does inside the server is not counted, only what came
-over a socket; a function is counted by its own name, without the library's.
+Commands inside a function are not counted, only those over a socket; a function is counted by its
+own name, without the library's.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class RedisMonitor:
         self.counts: Counter[str] = Counter()
 
     def count_line(self, line: bytes) -> None:
-        """Count a line."""
+        """Count the command of a line."""
         found = _COMMAND.match(line)
         if found is None or found[1] == b"lua":
             return
@@ -43,7 +43,7 @@ class RedisMonitor:
         self.counts[first.removeprefix(f"{library.NAME}_") if is_function else verb] += 1
 
     async def taken(self) -> Counter[str]:
-        """Return what was asked up to now, and count anew."""
+        """Return the counts up to now, and start again at zero."""
         mark = ids.new_id()
         await self._redis.call("ECHO", mark)
         await until(lambda: self._last == mark, what="the monitor")
@@ -53,7 +53,7 @@ class RedisMonitor:
 
 @asynccontextmanager
 async def monitored(server: Server, redis: Redis) -> AsyncIterator[RedisMonitor]:
-    """Listen for as long as the block."""
+    """Count until the end of the block."""
     reader, writer = await asyncio.open_unix_connection(server.socket, limit=_LINE_BYTES)
     writer.write(b"MONITOR\r\n")
     assert await reader.readline() == b"+OK\r\n"

@@ -1,8 +1,8 @@
-"""A tap on the way to Redis: what one process sends, write by write.
+"""Counts what one process writes to Redis, by a socket between both.
 
-Owns a unix socket that stands before the server's own. What arrives in one read was sent in one
-write, as long as there is time between two: so it is for slow rates. Each write is kept as the
-names of its commands; a function's name is its own, without the library's.
+Owns a unix socket before the server's own. What arrives in one read was sent in one write as long
+as there is time between two writes: so it is for slow rates. Each write is kept as the names of its
+commands; a function's name is its own, without the library's.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _MORE: Final = object()
 
 
 class RedisTap:
-    """What went through, in order: one tuple of command names a write."""
+    """The writes so far, in order: a tuple of command names each."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -30,7 +30,7 @@ class RedisTap:
 
 @asynccontextmanager
 async def tapped(server: Path, name: str) -> AsyncIterator[RedisTap]:
-    """Stand before a server's socket for as long as the block, as `name` in its folder."""
+    """Open the socket `name` in the server's folder until the end of the block."""
     tap_socket = server.with_name(name)
     tap = RedisTap(f"unix://{tap_socket}")
 

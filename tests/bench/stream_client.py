@@ -1,9 +1,9 @@
-"""A client of streamed answers that costs next to nothing: a program that benches start.
+"""A program that benches start: a client of streamed answers that costs little CPU.
 
-For each line of its standard input, a `Volley` in JSON, it sends the same request so many times, so
-many at once, spread over the ports, each connection used again once an answer is whole. Prints the
-seconds that took, how long the first token of an answer was waited for at p50 and p99 in ms, how
-long the whole of it at p50, and how many answers were not as they should be. Ends with its input.
+For each line of its standard input, a `Volley` in JSON, it sends the same request `count` times, on
+`at_once` connections spread over the ports; a connection is used again once an answer is complete.
+Prints the seconds that took, the time to the first token at p50 and p99 in ms, the time of a whole
+answer at p50, and how many answers were wrong. Ends with its input.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _TAIL_BYTES: Final = 64
 
 
 class Volley(msgspec.Struct, frozen=True, kw_only=True):
-    """What to send, and by which words the first token and the end of an answer are known."""
+    """What to send, and the texts that mark the first token and the end of an answer."""
 
     ports: list[int]
     request: str
@@ -34,7 +34,7 @@ class Volley(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Tally:
-    """What is left to send, and what has come of the rest; times in seconds."""
+    """What is left to send, and the results so far; times in seconds."""
 
     def __init__(self, volley: Volley) -> None:
         self.left = volley.count
@@ -49,7 +49,7 @@ class _Tally:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, asking again and again."""
+    """One connection, which sends the request repeatedly."""
 
     def __init__(self, volley: Volley, tally: _Tally) -> None:
         self._volley = volley

@@ -1,18 +1,18 @@
-"""Streamed answers from the request to the last token, beside the upstream itself and LiteLLM.
+"""Streamed answers from the request to the last token, compared with the upstream and LiteLLM.
 
-One front and two workers, one scripted upstream for all, clients that cost next to nothing. The
-same request for the same answer goes to each in turn:
+One front and two workers, one scripted upstream for all, clients that cost little CPU. The same
+request for the same answer goes to each in turn:
 
-first token   how much later than from the upstream itself, which gives it after 0 to 300 ms
-short         answers of five tokens: how many a second, and what one takes of CPU
-long          answers of 500 tokens as fast as they are given: tokens a second, CPU a token
+first token   how much later than from the upstream itself, which sends it after 0 to 300 ms
+short         answers of five tokens: how many a second, and the CPU of one
+long          answers of 500 tokens as fast as they come: tokens a second, CPU a token
 paced         answers of fifty tokens, one each 10 ms: CPU an answer
 
 CPU is that of all processes between the client and the upstream: front, workers and server here,
 the proxies there. LiteLLM runs without a database and keeps nothing, in as many processes as the
-front and the workers are; it is the peer that answers the same kind of request at once, with no
-queue behind it. The upstream is asked directly in each round, so that the lateness of its own
-timers is taken off what is added to it, round by round.
+front and the workers; it answers the same kind of request at once, with no queue behind it. The
+upstream is called directly in each round, so that the lateness of its own timers is subtracted
+round by round.
 """
 
 import asyncio
@@ -37,12 +37,12 @@ RUNS: Final = 3
 _WORKERS: Final = 2
 _MANY: Final = 32
 _FEW: Final = 8
-# One delay alone hides what a timer of ours adds at others.
+# Several delays, because one alone hides what our timers add at others.
 _FIRST_TOKEN_DELAYS_MS: Final = (0, 20, 50, 70, 100, 300)
 _USUAL_DELAY_MS: Final = 20
 # The upstream waits so long before each token, the first one too.
 _GAP_MS: Final = 30
-# Answers that take longer are asked for less often, but never fewer times than this.
+# Answers that take longer are requested less often, but at least this often.
 _FIRST_TOKENS_MIN: Final = 20
 _SHORT: Final = "tokens=5"
 _SHORT_TOKENS: Final = 5
@@ -64,7 +64,7 @@ SIZES: Final = Sizes()
 
 
 class Shot(NamedTuple):
-    """What a volley came to: seconds of all, ms to the first token and of CPU, per answer."""
+    """The results of a volley: seconds in all; ms to the first token and of CPU per answer."""
 
     seconds: float
     first_ms: float
@@ -78,7 +78,7 @@ Verdict = Callable[[float], bool]
 
 
 class _Size(NamedTuple):
-    """What is asked in a round: in which words, how often, how many at once."""
+    """What is requested in a round: the words, how often, how many at once."""
 
     words: str
     answers: int
@@ -86,7 +86,7 @@ class _Size(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """In what a figure is told: its name, what an answer's is times, and the bound."""
+    """The unit of a figure: its name, its factor per answer, and the bound."""
 
     name: str
     factor: float
@@ -94,13 +94,13 @@ class _Unit(NamedTuple):
 
 
 def _median(rounds: list[Shots], read: Read) -> dict[str, float]:
-    """Return the middle of what the rounds say of each target."""
+    """Return the median of the rounds for each target."""
     found = [read(shots) for shots in rounds]
     return {name: figures.median(each[name] for each in found) for name in found[0]}
 
 
 class Target(NamedTuple):
-    """Who is asked: where, in which words, by what its answers are known, what runs for it."""
+    """A server to compare: its ports, path, body and headers, its last event, its processes."""
 
     name: str
     ports: list[int]
@@ -111,7 +111,7 @@ class Target(NamedTuple):
     pids: list[int]
 
     def volley(self, words: str, count: int, at_once: int) -> Volley:
-        """Return the request that asks for an answer by words, so many times."""
+        """Return `count` requests for an answer that the words describe."""
         body = self.body.replace("MESSAGE", f"hello [{words}]")
         fields = {
             "host": "127.0.0.1",
@@ -133,7 +133,7 @@ class Target(NamedTuple):
 async def measure(
     sizes: Sizes = SIZES, runs: int = RUNS, *, with_peer: bool = True
 ) -> list[Figure]:
-    """Ask all of them for all of it, in turns."""
+    """Measure every target with every kind of answer, in turns."""
     async with AsyncExitStack() as stack:
         system = await stack.enter_async_context(system_rig.running(workers=_WORKERS))
         contestant = Contestant(
@@ -153,7 +153,7 @@ async def measure(
 
 
 class _Comparison:
-    """The targets, asked in turns; of each the middle run counts."""
+    """The targets, measured in turns; the median run of each counts."""
 
     def __init__(self, reader: Program, targets: list[Target], runs: int) -> None:
         self._reader = reader
@@ -161,13 +161,14 @@ class _Comparison:
         self._runs = runs
 
     async def first_token(self, count: int) -> list[Figure]:
-        """Compare with the upstream itself how long the first token is waited for."""
+        """Compare the time to the first token with that of the upstream itself."""
         found = []
         alone = [(1, delay, bounds.FIRST_TOKEN_MS) for delay in _FIRST_TOKEN_DELAYS_MS]
         many = (_MANY, _USUAL_DELAY_MS, bounds.FIRST_TOKEN_MANY_MS)
         for at_once, delay_ms, bound in (*alone, many):
             targets = [self._ours, self._upstream, *self._peers]
-            # Tokens that all come at once leave with the end, whatever holds the first one up.
+            # Tokens that come all at once are sent with the end, which would hide delays of the
+            # first.
             gap_ms = min(delay_ms, _GAP_MS)
             words = f"tokens=5 first={(delay_ms - gap_ms) / 1000} gap={gap_ms / 1000}"
             fewer = max(_FIRST_TOKENS_MIN, count * _USUAL_DELAY_MS // max(delay_ms, 1))
@@ -200,7 +201,7 @@ class _Comparison:
         )
 
     async def long(self, count: int) -> list[Figure]:
-        """Answers of 500 tokens, as fast as the upstream gives them."""
+        """Answers of 500 tokens, as fast as the upstream sends them."""
         return await self._rate_and_cpu(
             f"answers of {_LONG_TOKENS} tokens",
             _Size(_LONG, count, _FEW),
@@ -209,7 +210,7 @@ class _Comparison:
         )
 
     async def paced(self, count: int) -> list[Figure]:
-        """Answers of fifty tokens, one each 10 ms: their pace is given, so only CPU is told."""
+        """Answers of fifty tokens, one each 10 ms: their pace is fixed, so only CPU is measured."""
         unit = _Unit("ms", 1, bounds.PACED_CPU_MS)
         size = _Size(_PACED, count, _MANY)
         return (await self._rate_and_cpu("answers of 50 tokens each 10 ms", size, None, unit))[1:]
@@ -254,7 +255,7 @@ class _Comparison:
     async def _rounds(
         self, targets: list[Target], size: _Size, judged: list[tuple[Read, Verdict]]
     ) -> list[Shots]:
-        """Ask each target in turn, once to warm up, then round after round."""
+        """Measure each target in turn, once to warm up, then in rounds."""
 
         async def turn(count: int) -> Shots:
             return {
@@ -312,20 +313,20 @@ _OPENAI: Final = (
 )
 
 
-# What it would fetch at its start it has with it; and a proxy without a key is what is wanted.
+# Use the packaged price list instead of fetching it, and allow a proxy without a key.
 _LITELLM: Final = {
     "PATH": "/usr/bin:/bin",
     "LITELLM_LOG": "ERROR",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
 }
-# Three of them start at once, each takes fifteen seconds of CPU for it.
+# Three of them start at once, each takes fifteen seconds of CPU.
 _LITELLM_SECONDS: Final = 600.0
 
 
 @asynccontextmanager
 async def _litellm(system: Rig) -> AsyncIterator[Target]:
-    """Start as many processes of the proxy as there are of ours; connections are spread evenly."""
+    """Start as many processes of the proxy as of ours; connections are spread evenly."""
     contestant = contestants.peer("LiteLLM", "with_litellm", "")._replace(environment=_LITELLM)
     ports = [processes.free_port() for _ in range(1 + len(system.workers))]
     async with AsyncExitStack() as stack:

@@ -1,8 +1,7 @@
-"""A whole Pollux for a bench: server, scripted provider, API and workers as real processes.
+"""A whole system for a bench: server, scripted provider, API and workers as real processes.
 
-Owns their start, their end, and one account with credits and a key that no limit holds back. The
-processes read a sealed environment, so nothing of the operator's own settings gets in, and what
-they log goes nowhere.
+Owns their start, their end, and one account with credits, without limits, with a key. The processes
+get a fixed environment, so none of the operator's own settings is used, and their log is discarded.
 """
 
 import os
@@ -43,13 +42,13 @@ _CREDITS: Final = 10**15
 _START_SECONDS: Final = 30.0
 _CLIENT_SECONDS: Final = 120.0
 _GIVE_UP_SECONDS: Final = 600.0
-# Nothing here speaks TLS; a context that loads no certificates is made in no time.
+# No bench speaks TLS; a context without certificates is created much faster.
 _NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rig:
-    """What a bench may reach of the system it has started."""
+    """What a bench uses of the system."""
 
     server: Server
     provider: ScriptedProvider
@@ -64,21 +63,21 @@ class Rig:
 
     @property
     def root(self) -> str:
-        """The root of the partition where everything of the account is."""
+        """The root of the account's partition."""
         return keys.partition_root(self.settings.redis, self.account.partition)
 
     @property
     def pids(self) -> list[int]:
-        """The processes that it takes: the server, the front, the workers."""
+        """The process ids of the server, the front and the workers."""
         return [self.server.pid, self.api.pid, *(worker.pid for worker in self.workers)]
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a submission of the account carries."""
+        """The headers of a submission of the account."""
         return {"x-api-key": self.key, "content-type": "application/json"}
 
     def customer(self) -> ApiClient:
-        """Return a client that shows the key, for few requests at a time: its pool is slow."""
+        """Return a client with the key, for few requests at a time: its pool is slow."""
         return ApiClient(
             base_url=self.url,
             headers={"x-api-key": self.key},
@@ -89,7 +88,7 @@ class Rig:
 
 
 def model(name: str, *, window: int = 32_768, output: int = 2_048) -> ModelSettings:
-    """Return a model of the rig's provider, with so many tokens of context and of answer."""
+    """Return a model of the rig's provider with these token limits."""
     return ModelSettings(
         identifier=name,
         provider="bench",
@@ -153,12 +152,12 @@ async def running(
 
 
 def program(words: list[str], environment: dict[str, str]) -> Process:
-    """Start a program of this project whose log goes nowhere; a context manager."""
+    """Start a program of this project and discard its log; a context manager."""
     return Process(words, environment, Path(os.devnull))
 
 
 async def answers(url: str, seconds: float = _START_SECONDS) -> None:
-    """Wait until something that was just started answers with 200."""
+    """Wait until a URL answers with 200."""
     async with httpx.AsyncClient(trust_env=False) as client:
 
         async def is_ready() -> bool:
@@ -171,7 +170,7 @@ async def answers(url: str, seconds: float = _START_SECONDS) -> None:
 
 
 async def reported(rig: Rig, workers: int) -> None:
-    """Wait until so many workers have reported, and the front knows of them."""
+    """Wait until `workers` workers have reported, and the front knows of them."""
     where = keys.WORKER_REPORTS(keys.system_root(rig.settings.redis))
     async with rig.customer() as customer:
 

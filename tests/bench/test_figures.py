@@ -1,4 +1,4 @@
-"""Rounds that disagree about a verdict are not the last ones."""
+"""Where rounds disagree about a verdict, more rounds are taken."""
 
 import itertools
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Durations tell the end exactly where some plan of looks holds the contract for all of them."""
+"""Durations are predictable exactly where some plan of polls keeps the contract for all of them."""
 
 import pytest
 
@@ -18,17 +18,17 @@ def _evenly(shortest: float, times: float, count: int = 60) -> list[float]:
     ],
     ids=["alike", "four kinds", "short"],
 )
-def test_what_a_few_looks_find_in_time_is_foreseeable(durations: list[float]) -> None:
+def test_durations_that_a_few_polls_find_in_time_are_predictable(durations: list[float]) -> None:
     assert poll_policy.is_predictable(durations)
 
 
 @pytest.mark.parametrize("times", [10, 40])
-def test_what_may_end_at_any_time_is_not(times: float) -> None:
+def test_durations_that_may_end_at_any_time_are_not_predictable(times: float) -> None:
     assert not poll_policy.is_predictable(_evenly(9, times))
 
 
-def test_no_plan_finds_more_than_all_and_each_look_costs_a_poll() -> None:
+def test_no_plan_finds_more_than_all_answers_within_the_polls() -> None:
     durations = [1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5, 8.5]
-    # 5.5 seconds allow six polls, so of the looks at 2, 3, ... 9 a few are left out.
+    # 5.5 seconds allow six polls, so a few of those at 2, 3, ... 9 are left out.
     assert 4 < poll_policy._found_in_time(durations, lambda _: 0.5) < len(durations)
     assert poll_policy._found_in_time(durations, lambda _: 2.0) == len(durations)

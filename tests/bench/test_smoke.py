@@ -1,4 +1,4 @@
-"""Every bench runs, with next to nothing to do: figures are not judged here, but they must come."""
+"""Every bench runs with tiny sizes: its figures are not judged, but it must return them."""
 
 import pytest
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def _check(figures: list[Figure], lines: int) -> None:
-    """A bench gives so many lines, each with a figure, and they make a table."""
+    """A bench returns `lines` figures, each with a number, and they make a table."""
     assert len(figures) == lines
     assert all(any(sign.isdigit() for sign in figure.found) for figure in figures)
     assert figures[0].name in table("all", figures)

@@ -1,4 +1,4 @@
-"""The samples of `wakeup` are of one job each, and none that cannot be is taken for one."""
+"""Each sample of `wakeup` is of one job; an impossible one fails the bench."""
 
 import asyncio
 from typing import cast
@@ -10,13 +10,13 @@ from tests.bench.contestants import Program
 
 
 class _FakeProgram:
-    """A program that has written these lines, and then is silent."""
+    """A program that has written these lines and writes no more."""
 
     def __init__(self, *lines: list[float]) -> None:
         self._lines = list(lines)
 
     def write_line(self, word: str = "") -> None:
-        """Listen to nobody."""
+        """Ignore the line."""
 
     async def read_line(self, patience_seconds: float | None = None) -> list[float]:
         """Return the next line."""

@@ -1,8 +1,8 @@
-"""How often one generation goes to Redis and back.
+"""Round trips to Redis of one generation.
 
-Counted twice. At load by the server itself, as reads of its sockets a POST: what a front sends
+Counted twice. Under load by the server itself, as reads of its sockets a POST: what a front sends
 together is read together. At 20 POSTs a second by a tap before the server, write by write and by
-name, for the front and for a worker apart.
+name, for the front and for a worker separately.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ POSTS: Final = 200
 LOAD_SECONDS: Final = 5.0
 _A_SECOND: Final = 20
 _CONNECTIONS: Final = 32
-# What a worker sends for the sake of generations; the rest keeps it alive, busy or not.
+# Commands of a worker for its generations; the others are upkeep, busy or not.
 _WORK: Final = {"claim", "HGET", "HGETALL", "HMGET", "append", "settle", "release"}
 _MESSAGE: Final = "How often does this go to Redis and back?"
 
 
 async def measure(posts: int = POSTS, seconds: float = LOAD_SECONDS) -> list[Figure]:
-    """Count at a slow rate, then at load."""
+    """Count at a slow rate, then under load."""
     async with system_rig.running() as system:
         found = await _slow(system, posts)
         return found + await _at_load(system, seconds)
@@ -74,7 +74,7 @@ def _in_a_second(_request: Request) -> ScriptedAnswer:
 async def _paced(
     system: Rig, customer: ApiClient, taps: tuple[RedisTap, RedisTap], posts: int
 ) -> list[list[tuple[str, ...]]]:
-    """Send POSTs at a steady rate, wait for the last answer, return what went through each tap."""
+    """Send POSTs at a steady rate, wait for the last answer, return the writes at each tap."""
     clock = SystemClock()
     last = await customer.submit(_MESSAGE)
     await customer.wait_for_end(last)
@@ -91,12 +91,12 @@ async def _paced(
 
 
 async def drained(system: Rig, seconds: float = 600.0) -> None:
-    """Wait until the account has nothing under way."""
+    """Wait until the account has nothing unfinished."""
     where = keys.UNFINISHED(system.root, system.account.id, "interactive")
     clock = SystemClock()
     ends = clock.monotonic() + seconds
     while left := await system.redis.call("ZCARD", where):
-        assert clock.monotonic() < ends, f"{left} generations are still under way"
+        assert clock.monotonic() < ends, f"{left} generations are still unfinished"
         await clock.sleep(0.05)
 
 

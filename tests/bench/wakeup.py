@@ -1,14 +1,14 @@
 """From the moment a client begins to enqueue to the moment the job's function begins.
 
-At the level of the queue: no HTTP, no provider. Both moments are the machine's monotonic clock,
-read in the client's process and in the worker's (for ours where arq's `on_job_start` is called,
-right before the function). In turns with the peers, in an order that chance decides anew each time;
-all on one server, all with as many workers, which have nothing else to do. Ours and the first peer
-also on a server that syncs each write to disk, where they are compared with each other only.
+At the level of the queue: no HTTP, no provider. Both moments are of the machine's monotonic clock,
+read in the client's process and in the worker's (for ours where arq calls `on_job_start`, right
+before the function). In turns with the peers, in a random order each time; all on one server, all
+with as many workers, which have nothing else to do. Ours and the first peer also on a server that
+syncs each write to disk, where they are compared with each other only.
 
-Then, whether more idle workers make one generation cost more: the commands that the server is asked
-while generations come one by one, less what it is asked in as much time without. More workers may
-make it less: who is woken by a generation is not woken by its own patience.
+Then, whether more idle workers make one generation cost more: the commands that the server receives
+while generations come one by one, minus those in the same time without. More workers may make it
+less: a worker that is woken up does not wake by its own timeout.
 """
 
 import asyncio
@@ -36,18 +36,18 @@ PEERS: Final = (
     ("stock arq", "stock_arq"),
 )
 RUNS: Final = 3
-# As long as the longest round of what an idle worker does.
+# As long as the longest interval of an idle worker.
 COUNT_SECONDS: Final = 5.0
 _GENERATIONS_A_SECOND: Final = 20
 _WARM_UP: Final = 5
-# With all arms in turns, each of them rests several times as long.
+# With all contestants in turns, each of them pauses several times as long.
 _GAP_SECONDS: Final = (0.02, 0.06)
 _START_SECONDS: Final = 60.0
 _BOUNDS: Final = (("p50", 0.5, bounds.WAKEUP_P50_MS), ("p99", 0.99, bounds.WAKEUP_P99_MS))
 
 
 class _Sampled:
-    """One arm, ready: its client, and what its workers print."""
+    """A running contestant: its client, and the output of its workers."""
 
     def __init__(self, name: str, client: Program, workers: list[Program]) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class _Sampled:
                 await self._has_begun.wait()
         seconds = self._begun.pop(number) - before
         assert seconds >= 0, f"{self.name}: a job began {-seconds:.6f} s before it was enqueued"
-        assert not self._begun, f"{self.name}: a job began that nobody enqueued, or twice"
+        assert not self._begun, f"{self.name}: a job began that was not enqueued, or twice"
         return seconds
 
     def cpu_seconds(self) -> float:
@@ -78,12 +78,12 @@ class _Sampled:
         return process_usage.cpu_seconds(worker.pid for worker in self._workers)
 
     def note_cpu(self, seconds: float) -> None:
-        """Count CPU time that the workers took while samples were taken."""
+        """Add CPU time of the workers while samples were taken."""
         self._cpu_seconds += seconds
         self.cpu_us = self._cpu_seconds / len(self.taken) * 1e6
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Stop reading the output of the workers."""
         for listening in self._listening:
             listening.cancel()
         await asyncio.gather(*self._listening, return_exceptions=True)
@@ -103,7 +103,7 @@ async def measure(
     peers: Sequence[tuple[str, str]] = PEERS,
     workers: int = WORKERS,
 ) -> list[Figure]:
-    """Take samples of all arms, then count commands."""
+    """Take samples of all contestants, then count commands."""
     lines, synced = await _sampled(max(1, samples // runs), runs, peers, workers)
     few, many = [await _counted(number, runs, seconds) for number in (workers, many_workers)]
     return [
@@ -123,7 +123,7 @@ async def measure(
 async def _sampled(
     samples: int, runs: int, peers: Sequence[tuple[str, str]], workers: int
 ) -> tuple[list[_Sampled], list[_Sampled]]:
-    """Return the lines on a server that syncs nothing, and those on one that syncs each write.
+    """Return the contestants on a server that syncs nothing, and those on one that syncs writes.
 
     The samples of all rounds count together.
     """
@@ -136,7 +136,7 @@ async def _sampled(
         for rig, found, word in zip(rigs, lines, ("process", "fsync"), strict=True):
             account = ("--account", rig.account)
             found.append(await _start(stack, f"ours, {word}", rig.contestant, workers, *account))
-            # One peer beside the synced server is enough to tell its disk from our queue.
+            # One peer on the synced server is enough to tell its disk from our queue.
             for name, module in peers if word == "process" else peers[:1]:
                 contestant = contestants.peer(name, module, rig.server.url)
                 label = name if word == "process" else f"{name}, {word}"
@@ -150,12 +150,12 @@ async def _sampled(
 
 
 def _verdicts(taken: list[float]) -> list[bool]:
-    """Return what these samples of ours alone would say of the aims."""
+    """Return the verdicts of these samples of ours alone."""
     return [figures.quantile(taken, share) * 1000 <= bound for _, share, bound in _BOUNDS]
 
 
 async def _take(samples: int, lines: list[_Sampled]) -> list[float]:
-    """Take samples of all lines in turns, and the CPU of their workers meanwhile; return ours."""
+    """Take samples of all contestants in turns, with their workers' CPU; return our samples."""
     clock = SystemClock()
     before: dict[str, float] = {}
     warm_up = min(_WARM_UP, samples)
@@ -206,7 +206,7 @@ def _pickup(lines: list[_Sampled], workers: int) -> list[Figure]:
 
 
 def _synced(lines: list[_Sampled]) -> list[Figure]:
-    """Compare with who syncs as well, and hold to no aim: it is the disk's time."""
+    """Compare with the peer on the synced server; no bound, because the time is the disk's."""
     found = []
     for name, share, _ in _BOUNDS:
         (_, own), *others = _ms(lines, share)
@@ -216,7 +216,7 @@ def _synced(lines: list[_Sampled]) -> list[Figure]:
 
 
 def _cpu(lines: list[_Sampled]) -> Figure:
-    """Tell what a job takes of the workers, with all that they do while they wait for it."""
+    """Return the CPU of the workers a job, with what they do while they wait for it."""
     ours, *others = lines
     compared_with = ", ".join(f"{line.name} {line.cpu_us:,.0f}" for line in others)
     return Figure(
@@ -225,8 +225,8 @@ def _cpu(lines: list[_Sampled]) -> Figure:
 
 
 async def _counted(workers: int, runs: int, seconds: float) -> dict[str, float]:
-    """Return how often the server was asked for a generation, by command: the middle run."""
-    # Two processes hold them all, so that it is their number that tells and not their start.
+    """Return the commands of a generation by name, of the median run."""
+    # Two processes run all of them, so that starting many processes does not distort the counts.
     shares = [share for share in (workers // 2, workers - workers // 2) if share]
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(queue_rig.running_rig())
@@ -253,7 +253,7 @@ async def _counted(workers: int, runs: int, seconds: float) -> dict[str, float]:
 async def _while(
     rig: QueueRig, monitor: RedisMonitor, generations: int, seconds: float
 ) -> Counter[str]:
-    """Count for so long, while so many generations come one by one."""
+    """Count commands for `seconds`, while `generations` generations come one by one."""
     clock = SystemClock()
     await monitor.taken()
     began = clock.monotonic()

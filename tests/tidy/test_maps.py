@@ -25,8 +25,6 @@ UNMAPPED: Final[frozenset[str]] = frozenset(
         "tests",
         "tests/api",
         "tests/api/server",
-        "tests/bench",
-        "tests/bench/peers",
     }
 )
 

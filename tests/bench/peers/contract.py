@@ -1,4 +1,4 @@
-"""The command line that every peer speaks; nothing here but what Python comes with.
+"""The command line of every peer; needs only Python's standard library.
 
 work --redis URL             run one worker; each job prints its number and when its function began
 work --redis URL --until N   run it silently until N jobs have begun, then print how many seconds
@@ -68,7 +68,7 @@ def print_line(*numbers: float) -> None:
 
 
 def main(work: Work, connect: Connect, loop: LoopFactory | None = None) -> None:
-    """Play the role that the command line names, on a loop of uvloop's or another."""
+    """Run the role of the command line, on an event loop of this kind."""
     arguments = parser().parse_args()
     with asyncio.Runner(loop_factory=loop) as runner:
         if arguments.role == "work":
@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def end_with_stdin() -> None:
-    """End this process, whatever it does, once nobody holds its standard input any more."""
+    """End this process, whatever it does, once its standard input is closed."""
 
     def wait() -> None:
         while sys.stdin.readline():
