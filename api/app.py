@@ -171,7 +171,7 @@ def _log_refusal(scope: Scope, error: PolluxError, throttled_log: ThrottledLog) 
 
 
 async def _refuse_or_abort(scope: Scope, send: Send, error: PolluxError) -> None:
-    """Refuse a request, or leave a response that has begun incomplete.
+    """Refuse a request; once a response has begun, leave it incomplete instead.
 
     In the second case, raise the error, unless the log has all of it already.
     """

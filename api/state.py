@@ -80,4 +80,4 @@ class State:
             logs.logger().error("the catalogue stays as it was", faults=error.faults)
             return
         self.catalogue_holder.catalogue = catalogue
-        logs.logger().info("catalogue read anew", models=len(catalogue.models))
+        logs.logger().info("catalogue reloaded", models=len(catalogue.models))

@@ -117,7 +117,7 @@ ENDPOINTS: Final = (
             Query("category", "string", "A failure's category."),
             Query("code", "string", "A failure's code."),
             Query("provider", "string", "The upstream's name in the catalogue."),
-            Query("model", "string", "As it was asked for, or as it was chosen."),
+            Query("model", "string", "The model that was asked for, or the one that was chosen."),
             Query("account", "string", "An account's name."),
             Query("since", "string", "Died then or later, `YYYY-MM-DDTHH:MM:SSZ`."),
             Query("until", "string", "Died then or earlier."),

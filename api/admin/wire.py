@@ -73,7 +73,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     turn: Annotated[int, Meta(description="The number of its turn in the session, from 1.")]
     lane: Annotated[Lane, Meta(description="The queue it waited in.")]
     model: Annotated[str, Meta(description="The model that was asked for, or `auto`.")]
-    chosen: Annotated[str | None, Meta(description="The model that was asked last, if any was.")]
+    chosen: Annotated[str | None, Meta(description="The model that was called last, if any was.")]
     failure: Annotated[fields.Failure, Meta(description="Why it failed.")]
     attempt: Annotated[int, Meta(description="How many attempts there were.")]
     attempts: Annotated[list[Attempt], Meta(description="The last sixteen of them.")]
@@ -140,8 +140,8 @@ class RetryReply(msgspec.Struct, frozen=True, kw_only=True):
     """What a retry did."""
 
     success: fields.Success = True
-    count: Annotated[int, Meta(description="How many are asked again.")]
-    retried: Annotated[list[Retried], Meta(description="Those that are asked again.")]
+    count: Annotated[int, Meta(description="How many were submitted again.")]
+    retried: Annotated[list[Retried], Meta(description="Those that were submitted again.")]
     refused: Annotated[list[Refused], Meta(description="Those that stay as they are.")]
 
 

@@ -47,8 +47,8 @@ class RequestContext:
     raw: bytes = b""
 
     def drop_body(self) -> None:
-        """Free the body's memory, before a wait that may be long."""
-        self.body, self.raw = None, b""
+        """Free the memory of body and fields, before a wait that may be long."""
+        self.body, self.raw, self.fields = None, b"", {}
 
     @property
     def query(self) -> QueryParams:
@@ -114,16 +114,7 @@ class Endpoint:
 
     async def respond(self, request: Request, state: State, request_id: str) -> AnyResponse:
         """Pass a request through the guards to the handler. Raises PolluxError."""
-        fields = request_head.by_name(request.scope["headers"])
-        context = RequestContext(
-            state=state,
-            caller=await state.identities.identify(fields, self.scope),
-            request=request,
-            request_id=request_id,
-            route=self.route,
-            path=request.path_params,
-            fields=fields,
-        )
+        context = await self._identify(request, state, request_id)
         match self.request_kind:
             case "submission":
                 return await self._submit(context)
@@ -135,6 +126,18 @@ class Endpoint:
             case "read":
                 state.rate_limits.take_read(context.caller.account)
         return await self._serve(context)
+
+    async def _identify(self, request: Request, state: State, request_id: str) -> RequestContext:
+        fields = request_head.by_name(request.scope["headers"])
+        return RequestContext(
+            state=state,
+            caller=await state.identities.identify(fields, self.scope),
+            request=request,
+            request_id=request_id,
+            route=self.route,
+            path=request.path_params,
+            fields=fields,
+        )
 
     async def _submit(self, context: RequestContext) -> AnyResponse:
         """Serve a request that creates something; accepted, refused or repeated, it counts."""

@@ -38,7 +38,7 @@ async def test_a_hangup_makes_a_front_read_its_catalogue_anew(
     await api.submit("hello", model="alpha")
     _rename(system, tmp_path, "Omega")
     front.hang_up()
-    await front.wait_for_line("catalogue read anew")
+    await front.wait_for_line("catalogue reloaded")
     assert await _names(api) == ["Omega", "beta"]
     await api.submit("hello", model="omega")
     asked = {"message": "hello", "model": "alpha"}
@@ -66,7 +66,7 @@ async def test_several_processes_all_read_it_and_none_is_replaced(
     await waiting.until(lambda: _count(front, "front ready") == 2)
     _rename(system, tmp_path, "Omega")
     front.hang_up()
-    await waiting.until(lambda: _count(front, "catalogue read anew") == 2)
+    await waiting.until(lambda: _count(front, "catalogue reloaded") == 2)
     assert await _names(api) == ["Omega", "beta"]
     assert _count(front, "front ready") == 2
     front.terminate()

@@ -179,7 +179,7 @@ async def test_a_sighup_makes_a_process_read_its_catalogue_again(
     spawned = await system.spawn_worker()
     processes.environment(_others(system), tmp_path)
     spawned.hang_up()
-    await spawned.wait_for_line("catalogue read anew")
+    await spawned.wait_for_line("catalogue reloaded")
     assert (await front.end(await front.submit(model="delta"))).stage == "completed"
     assert provider.requests[-1].body["model"] == "upstream-delta"
     spawned.terminate()

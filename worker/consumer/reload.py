@@ -45,7 +45,7 @@ class CatalogueReload:
             registry=registry,
             circuit_breaker=dependencies.circuit_breaker.with_registry(registry),
         )
-        logs.logger().info("catalogue read anew", models=sorted(registry.served))
+        logs.logger().info("catalogue reloaded", models=sorted(registry.served))
         closing = asyncio.create_task(self._close_connections(dependencies.registry, registry))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)

@@ -342,7 +342,7 @@ class UsageReply(msgspec.Struct, frozen=True, kw_only=True):
     """What the account's answers used and cost."""
 
     success: fields.Success = True
-    usage: Annotated[AccountUsage, Meta(description="The use in the asked days.")]
+    usage: Annotated[AccountUsage, Meta(description="The use in these days.")]
 
 
 class ErrorReply(fields.Details, frozen=True, kw_only=True):
