@@ -1,4 +1,4 @@
-"""Whom a worker weighs: the models that somebody in the fleet has keys of, and no others."""
+"""The candidates of a worker: the models for which any worker of the fleet has a key."""
 
 import msgspec
 import pytest

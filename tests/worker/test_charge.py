@@ -1,4 +1,4 @@
-"""What is charged for an answer that is ended from outside, or whose usage was not told."""
+"""The charge for an answer that is ended from outside, or whose usage was not reported."""
 
 import asyncio
 from typing import Final

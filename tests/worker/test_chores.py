@@ -246,7 +246,7 @@ async def test_chore_that_raises_costs_nothing_else(system: System, front: Front
 async def test_connection_of_the_queue_that_leads_nowhere_is_given_up(
     own_settings: RedisSettings, own_server: Server
 ) -> None:
-    """A firewall may forget a line without a word to either end; chores went on waiting on it."""
+    """A firewall may drop a connection without a word to either end; chores waited on it."""
     async with Proxy(own_server.socket) as proxy:
         settings = msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2)
         pool = chore_queue.pool(settings)

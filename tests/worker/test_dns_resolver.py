@@ -1,4 +1,4 @@
-"""The addresses of a name: the hosts file, DNS, its time limit, and each account's share."""
+"""The DNS resolver: the hosts file, DNS, the time limit, and the limit of each account."""
 
 import asyncio
 import os

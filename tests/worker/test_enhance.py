@@ -1,4 +1,4 @@
-"""A message is reworded before it is answered, or sent as it is; the answer never suffers."""
+"""A message is reworded before it is answered, or sent unchanged; the answer never suffers."""
 
 import asyncio
 from typing import Any

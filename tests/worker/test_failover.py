@@ -1,4 +1,4 @@
-"""A provider that fails is passed over for the next of the route, as long as nothing was shown."""
+"""Failover: a failing provider is replaced by the next of the route, unless anything was shown."""
 
 from typing import Any
 

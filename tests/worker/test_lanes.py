@@ -43,7 +43,7 @@ async def test_batch_leaves_slots_to_interactive_turns_and_takes_its_own_again_a
         await until(lambda: len(provider.requests) == 6)
         person = await front.submit("hello")
         assert (await front.end(person, 3)).stage == "completed"
-        # Its end is told a moment before its slot is free.
+        # Its end is visible a moment before its slot is free.
         await until(lambda: len(worker.slots) == 6)
         assert worker.slots.free_for_batch == 0
         gates[0].set()

@@ -94,7 +94,7 @@ async def _start(front: Front, provider: ScriptedProvider, gate: asyncio.Event) 
 
 
 async def _beat(system: System, ticket: Ticket) -> None:
-    """Wait until the leases have been renewed: where they are kept, a line is open."""
+    """Wait until the leases have been renewed: the heartbeat then has a connection."""
     seen = set()
 
     async def renewed() -> bool:

@@ -1,4 +1,4 @@
-"""A model that searches the web by itself, and a route that searches in one way from end to end."""
+"""A model that searches the web itself, and a route that searches in one way throughout."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""Every way in which an attempt can end, and what is then told, kept and charged."""
+"""Every way in which an attempt can end, and what is then streamed, stored and charged."""
 
 import asyncio
 from typing import Any

@@ -42,7 +42,7 @@ async def _attempts(front: Front, tickets: list[Ticket]) -> set[str]:
 
 
 async def _knows_what_others_serve(*workers: PolluxWorker) -> None:
-    """Wait until the workers have heard that another has the key."""
+    """Wait until the workers know that another has the key."""
     await until(
         lambda: all(
             worker.ctx["dependencies"].models_without_parking is not None for worker in workers
@@ -68,7 +68,7 @@ async def test_a_turn_goes_to_the_worker_that_has_the_key_and_no_attempt_is_in_v
             assert (await front.end(ticket)).stage == "completed"
             tickets.append(ticket)
         records = [await front.record(ticket) for ticket in tickets]
-    # Each of the two may have begun its wait for work before it heard who has the key.
+    # Each of the two may have begun its wait for work before it knew who has the key.
     assert sum(int(record["attempt"]) for record in records) <= len(tickets) + 2
 
 

@@ -1,4 +1,4 @@
-"""While a call tries a provider that was closed, no turn is claimed to try it as well."""
+"""While a call probes an open circuit, no turn is claimed to probe it as well."""
 
 import pytest
 from typing_extensions import override

@@ -1,4 +1,4 @@
-"""Workers as real processes: killed, stopped, told to go, and raced with."""
+"""Workers as real processes: killed, suspended, asked to stop, and raced with."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def _half_told(front: Front, provider: ScriptedProvider) -> Ticket:
 
 
 async def _answered_once(front: Front, ticket: Ticket, text: str, attempt: int) -> None:
-    """See that a generation ended once, with one message, whoever made it in the end."""
+    """Check that a generation ended once, with one message, whichever worker made it."""
     ended, stream_events = await front.end(ticket), await front.stream_events(ticket)
     assert (ended.stage, ended.text, ended.attempt) == ("completed", text, attempt)
     assert text_of(stream_events) == text
@@ -141,7 +141,7 @@ async def test_worker_that_is_asked_to_stop_hands_back_what_it_has_and_ends_well
 
 
 def _has_ids(process: Process, ticket: Ticket) -> None:
-    """See that every line about a generation names it, and that none has what was said."""
+    """Check that every log line about a generation names it, and that none has its content."""
     lines = [line for line in process.lines() if "attempt" in line]
     assert lines
     assert all(line["generation"] == ticket.id for line in lines)
@@ -178,7 +178,7 @@ async def test_workers_share_the_work_and_make_nothing_twice(
     def made() -> list[int]:
         return [sum(line["event"] == "settled" for line in worker.lines()) for worker in workers]
 
-    # A line is in the file a moment after it was logged.
+    # A log line is in the file a moment after it was logged.
     await until(lambda: sum(made()) >= len(tickets), what="what both logged")
     assert sum(made()) == len(tickets)
     assert min(made()) > 0

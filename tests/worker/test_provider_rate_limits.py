@@ -1,4 +1,4 @@
-"""Limits of a provider in the pipeline: never exceeded by all workers together, never a failure."""
+"""A provider's limits in the pipeline: the fleet never exceeds them, and they fail no message."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What comes beside the text: reasoning, tools and media. Told, kept, charged, sent to nobody."""
+"""Reasoning, tools and media beside the text: streamed, stored, charged, never sent to a model."""
 
 import asyncio
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""What an answer tells of the calls that are left keeps the next one from being refused."""
+"""The headers of a response keep the next call from being refused."""
 
 import msgspec
 import pytest

@@ -180,7 +180,7 @@ async def test_search_that_fails_is_no_answer_and_costs_nothing(
 
 @pytest.fixture(autouse=True)
 def _expected(system: System) -> None:
-    """What an operator is told of SearXNG's refusals is told on purpose."""
+    """The hint to the operator about SearXNG's refusals is intended."""
     system.expected.add(
         "SearXNG answers 403 unless `json` is among `search.formats` of its settings"
     )

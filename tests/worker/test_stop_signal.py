@@ -24,7 +24,7 @@ from worker.run import Run
 
 @pytest.fixture(autouse=True)
 def _loud(system: System) -> None:
-    """A settlement that Redis does not answer is told."""
+    """Expect the log line of a settlement that Redis does not answer."""
     system.expected.add("waiting for Redis")
 
 

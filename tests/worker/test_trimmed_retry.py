@@ -1,4 +1,4 @@
-"""A conversation that may be too long is tried once with less of it, where that may help."""
+"""A conversation that may be too long is retried once with less of it."""
 
 import pytest
 

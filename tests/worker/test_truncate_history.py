@@ -1,4 +1,4 @@
-"""What of a conversation is sent: whole turns, the last that fit; properties over all of them."""
+"""Which part of a conversation is sent: the latest whole turns that fit."""
 
 from hypothesis import given, strategies as st
 

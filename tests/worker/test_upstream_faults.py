@@ -1,4 +1,4 @@
-"""Every fault of an upstream comes to what is expected of it; the table times the same rows."""
+"""Every fault of an upstream has its expected outcome; the printed table times the same rows."""
 
 from collections.abc import AsyncIterator
 

@@ -132,7 +132,7 @@ async def test_one_message_calls_a_host_so_often_by_whatever_name(
     ends = await _requests(url_fetcher, urls)
     assert ends == [None] * REQUESTS_PER_HOST_MAX + ["unreachable"] * 5
     assert len(server.lines) == REQUESTS_PER_HOST_MAX
-    # The next message begins anew.
+    # The next message has a budget of its own.
     assert await _requests(url_fetcher, urls[-1:]) == [None]
 
 

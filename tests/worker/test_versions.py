@@ -1,4 +1,4 @@
-"""A deploy under way: processes of two versions, side by side on one Redis."""
+"""A deployment in progress: processes of two versions side by side on one Redis."""
 
 import asyncio
 import dataclasses

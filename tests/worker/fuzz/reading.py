@@ -127,7 +127,7 @@ def _error(told: str) -> str:
 
 
 def _documents(text: str) -> list[str]:
-    """Return the documents of JSON that a text is: the items of an array, a whole, or lines."""
+    """Return the JSON documents of a text: the items of an array, the whole, or its lines."""
     if text.lstrip().startswith("[") and _is_plain(text):
         decoder, found, at = json.JSONDecoder(), [], text.index("[") + 1
         while text[at:].lstrip(_BLANKS)[:1] != "]":

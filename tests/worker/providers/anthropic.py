@@ -97,7 +97,7 @@ def _searched(content: bytes, count: int) -> bytes:
 
 
 def ended(reason: Reason, **usage: int) -> bytes:
-    """Return how the message ended, and what was used where that is told."""
+    """Return the end of the message, with its usage if that is reported."""
     fields = {"usage": usage} if usage else {}
     delta = {"stop_reason": _REASONS[reason], "stop_sequence": None}
     return said("message_delta", delta=delta, **fields)

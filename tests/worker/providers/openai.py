@@ -60,7 +60,7 @@ ROW: Final = Dialect(
     reasoning=lambda text: _delta(reasoning_content=text),
     call=_call,
     cited=cited,
-    # No count of searches is told.
+    # It reports no count of searches.
     searched=lambda said, _: _framed(said, "stop", (3, 2)),
     ended=ended,
     framed=_framed,

@@ -1,4 +1,4 @@
-"""What an adapter hears when its upstream behaves: text, reasons, usage, in lawful framings."""
+"""What an adapter reads from a well-behaved upstream: text, reasons, usage, in valid framings."""
 
 import asyncio
 from collections.abc import Callable

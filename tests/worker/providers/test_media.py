@@ -1,4 +1,4 @@
-"""Pictures and sounds that models make: asked for, heard in each dialect's form, and bounded."""
+"""Images and sounds that models make: requested, read in each dialect's form, and bounded."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Answers that do not come, or do not end, as their dialect says: what each of them means."""
+"""Answers that deviate from their dialect in form or end, and how each is read."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an adapter makes of an upstream that refuses: by status, by words, and inside a 200."""
+"""Refusals of an upstream: by status, by its words, and in the body of a 200."""
 
 import json
 import time

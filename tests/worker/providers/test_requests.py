@@ -16,7 +16,7 @@ from worker.providers.contract import ChatMessage, ChatRequest
 
 
 async def _sent(call: Call, request: ChatRequest) -> dict[str, Any]:
-    """Return what a request says when it has gone over a line."""
+    """Return the body of a request as it was sent."""
     received = await call(whole(call.dialect.answer("Two")), request)
     assert received.error is None
     head, _, body = call.upstream.line.request.partition(b"\r\n\r\n")

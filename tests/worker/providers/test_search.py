@@ -1,4 +1,4 @@
-"""An upstream that searches the web by itself: its pages are told, its searches counted."""
+"""An upstream that searches the web itself: its pages are cited, its searches counted."""
 
 from collections.abc import Callable
 

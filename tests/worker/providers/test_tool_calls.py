@@ -1,4 +1,4 @@
-"""Tools that a model calls: each call is told once and whole, or it is an error of the stream."""
+"""Tool calls of a model: each is reported once and complete, or is an error of the stream."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What an adapter makes of upstreams that are away, silent, cut, wrong or hostile.
+"""Upstreams that are away, silent, cut off, wrong or hostile, as an adapter reports them.
 
 Every one of them ends in the right error, within a bound of time and of bytes.
 """

@@ -75,7 +75,7 @@ async def play(fault: Fault, system: System, upstream: Upstream, *, is_named: bo
 
 
 def _count_calls(fault: Fault, system: System, upstream: Upstream) -> int:
-    """Count the calls of the faulty model where they came to; if nowhere, where they were told."""
+    """Count the calls that the faulty model received; if none arrived, those that were reported."""
     if fault.script is not None:
         return sum(_FAULTY in line.request for line in upstream.lines)
     told = [line for line in system.lines if line["event"] == "the provider failed"]

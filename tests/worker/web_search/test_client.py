@@ -1,4 +1,4 @@
-"""A search over a real line: what is asked, what is made of it, and every way in which it fails."""
+"""A search over a real connection: its request, its results, and every way in which it fails."""
 
 import asyncio
 import json
