@@ -243,7 +243,7 @@ class MessageReader:
         call, is_ours = self._open.pop(index, (None, False))
         if call is None or not is_ours:
             return ()
-        reported = call.complete_or_none() if self._is_lenient() else call.complete()
+        reported = call.complete(is_needed=not self._is_lenient())
         self._has_tool_call = True
         return (reported,) if reported is not None else ()
 

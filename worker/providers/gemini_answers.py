@@ -212,8 +212,7 @@ class CandidateReader:
         """Return a call; a malformed one is ignored if no tool was offered and there is text."""
         call = self._tool_calls.begin(received.id, received.name)
         call.add_piece(_arguments(bytes(received.args)))
-        is_lenient = self._has_text and not self._request.tools
-        reported = call.complete_or_none() if is_lenient else call.complete()
+        reported = call.complete(is_needed=bool(self._request.tools) or not self._has_text)
         return (reported,) if reported is not None else ()
 
     def _used(self) -> Sequence[ReportedUsage]:

@@ -287,8 +287,8 @@ class CompletionReader:
 
     def _end(self, reason: FinishReason, parts: list[Part]) -> None:
         """Add the calls, complete now, and the end. Raises MsgspecError if a call is not."""
-        is_lenient = self._has_text and not self._request.tools
-        calls = [call.complete_or_none() if is_lenient else call.complete() for call in self._begun]
+        is_needed = bool(self._request.tools) or not self._has_text
+        calls = [call.complete(is_needed=is_needed) for call in self._begun]
         parts += (call for call in calls if call is not None)
         parts += self._samples.complete()
         if reason == "stop" and self._is_refused:

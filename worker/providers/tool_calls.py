@@ -52,22 +52,25 @@ class PartialToolCall:
         self._tool_calls.count_bytes(len(piece))
         self._arguments += piece
 
-    def complete(self) -> ToolCall:
-        """Return the call; without an id from the upstream, it gets a new one.
+    def complete(self, *, is_needed: bool) -> ToolCall | None:
+        """Return the call; None if it is malformed and not needed: no tool was offered.
+
+        Without an id from the upstream, the call gets a new one.
 
         Raises:
-            msgspec.MsgspecError: it is malformed or incomplete.
+            msgspec.MsgspecError: it is needed, and malformed or incomplete.
 
         """
+        try:
+            return self._complete()
+        except (msgspec.MsgspecError, RecursionError):
+            if is_needed:
+                raise
+            return None
+
+    def _complete(self) -> ToolCall:
         if not self.tool:
             raise msgspec.ValidationError("a call names no tool")
         received = bytes(self._arguments.strip())
         arguments = {} if received in _NO_ARGUMENTS else _decode(received)
         return ToolCall(self.call_id or new_id(), self.tool, arguments)
-
-    def complete_or_none(self) -> ToolCall | None:
-        """Return the call, or None if it is malformed: for answers without offered tools."""
-        try:
-            return self.complete()
-        except (msgspec.MsgspecError, RecursionError):
-            return None
