@@ -25,7 +25,7 @@ class LiveFleet:
         clock: Clock,
     ) -> None:
         async def load(_: None) -> Fleet:
-            return await fleets.view(redis, redis_settings)
+            return await fleets.load(redis, redis_settings)
 
         self._catalogue_holder = catalogue_holder
         self._fleets = RefreshAheadCache(load, clock, trusted_seconds=_TRUSTED_SECONDS)

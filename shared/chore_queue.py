@@ -45,7 +45,7 @@ def pool(settings: RedisSettings) -> ArqRedis:
     arq's `create_pool` is not used: cancelled halfway, it leaves a connection that nobody can
     close.
     """
-    where = dsn.read(settings.url)
+    where = dsn.parse(settings.url)
     return ArqRedis(
         job_serializer=serialize,
         job_deserializer=deserialize,

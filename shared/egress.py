@@ -1,7 +1,7 @@
 """Decides whether a URL that a caller or a model named may be called. Pure: opens no socket.
 
 Owns how such a URL is parsed, which addresses are public, and what an operator allows beyond them.
-Refuses every URL that two parsers could read differently: `read` returns it in one normal form.
+Refuses every URL that two parsers could read differently: `parse` returns it in one normal form.
 
 DESIGN. Addresses are judged by a table of our own, together with every IPv4 address that they
 embed, because a gateway would send packets there: `64:ff9b::a00:1` embeds 10.0.0.1 and is refused.
@@ -90,7 +90,7 @@ class Target(NamedTuple):
         return f"{self.scheme}://{host}{port}{self.path}"
 
 
-def read(url: str) -> Target:
+def parse(url: str) -> Target:
     """Parse a URL into its normal form. Raises EgressError ("forbidden") for a refused one."""
     if not 0 < len(url) <= URL_CHARACTERS_MAX:
         raise forbidden(f"The URL must have 1 to {URL_CHARACTERS_MAX} characters.")

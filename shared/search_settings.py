@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from shared.settings_types import HttpUrl, Section
 
-Searcher = Literal["searxng", "brave", "tavily"]
+SearchService = Literal["searxng", "brave", "tavily"]
 
 # The field that each service requires.
 _REQUIRED: Final = {"searxng": "base_url", "brave": "api_key_env", "tavily": "api_key_env"}
@@ -23,7 +23,7 @@ class SearchSettings(Section, frozen=True, kw_only=True):
     services but SearXNG, which every operator hosts.
     """
 
-    service: Searcher | None = None
+    service: SearchService | None = None
     base_url: HttpUrl | None = None
     api_key_env: str | None = None
     results_max: Annotated[int, Meta(ge=1, le=20)] = 5

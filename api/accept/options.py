@@ -121,7 +121,7 @@ def _check_media(urls: Sequence[str]) -> None:
     """Refuse, by its index, a URL that could never be fetched; no name is resolved."""
     for index, url in enumerate(urls):
         try:
-            egress.read(url)
+            egress.parse(url)
         except EgressError as error:
             raise RequestError(
                 f"The field `media_urls[{index}]` cannot be taken. {error.message}",

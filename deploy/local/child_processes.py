@@ -43,7 +43,7 @@ def worker(environment: Mapping[str, str], number: int, redis: Redis, settings: 
 
     async def is_ready() -> bool:
         try:
-            return (await fleet.view(redis, settings.redis)).workers >= number
+            return (await fleet.load(redis, settings.redis)).workers >= number
         except PolluxError:
             return False
 

@@ -379,7 +379,7 @@ async def _connect(
     on_lost: Callable[[_RedisProtocol], None],
 ) -> _RedisProtocol:
     """Open the socket and shake hands: RESP3, credentials, database."""
-    where = dsn.read(url)
+    where = dsn.parse(url)
     loop = asyncio.get_running_loop()
 
     def factory() -> _RedisProtocol:

@@ -21,7 +21,7 @@ class Dsn(NamedTuple):
     database: int
 
 
-def read(url: str) -> Dsn:
+def parse(url: str) -> Dsn:
     """Parse a URL of the settings. Raises ValueError for one that is not valid."""
     options = cast("dict[str, Any]", parse_url(url))
     return Dsn(

@@ -81,7 +81,7 @@ async def leave(redis: Connection, settings: RedisSettings, worker: str) -> None
     await functions.report_worker(redis, keys.system_root(settings), _ask(worker, ()), b"")
 
 
-async def view(redis: Connection, settings: RedisSettings) -> Fleet:
+async def load(redis: Connection, settings: RedisSettings) -> Fleet:
     """Return what the workers that reported within the last three seconds can do."""
     ask = ListWorkersAsk(alive_ms=_ALIVE_MS)
     served, worker_reports = await functions.list_workers(redis, keys.system_root(settings), ask)

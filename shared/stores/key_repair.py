@@ -81,7 +81,7 @@ class KeyRepair:
         report_times = key_types.ask([(keys.REPORT_TIMES(root), keys.REPORT_TIMES.type, 0)])
         if await functions.check_types(self._redis, root, report_times):
             return 1
-        return (await fleet.view(self._redis, self._settings.redis)).workers
+        return (await fleet.load(self._redis, self._settings.redis)).workers
 
     def _roots(self) -> list[str]:
         return [keys.system_root(self._settings.redis), *self._partitions()]

@@ -245,18 +245,18 @@ async def test_fleet_is_who_reported_lately(redis: Redis, redis_settings: RedisS
         ["a", "b", "c", "d"],
     ]
     await _falls_silent(redis, redis_settings, "w3", 4_000)
-    view = await fleet.view(redis, redis_settings)
+    view = await fleet.load(redis, redis_settings)
     assert (view.workers, view.slots, sorted(view.models)) == (2, 12, ["a", "b", "c"])
     assert view.configured == {"a", "b", "c", "d"}
     await fleet.leave(redis, redis_settings, "w2")
-    assert (await fleet.view(redis, redis_settings)).models == {"a", "b"}
+    assert (await fleet.load(redis, redis_settings)).models == {"a", "b"}
 
 
 async def test_fleet_forgets_who_fell_silent(redis: Redis, redis_settings: RedisSettings) -> None:
     worker_report = WorkerReport(id="w1", concurrency=4, running=0, models=(), wire=1)
     await fleet.report(redis, redis_settings, worker_report)
     await _falls_silent(redis, redis_settings, "w1", 70_000)
-    assert (await fleet.view(redis, redis_settings)).workers == 0
+    assert (await fleet.load(redis, redis_settings)).workers == 0
     other = msgspec.structs.replace(worker_report, id="w2")
     assert (await fleet.report(redis, redis_settings, other)).workers == 1
     reports = await redis.call("HKEYS", keys.WORKER_REPORTS(keys.system_root(redis_settings)))

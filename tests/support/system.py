@@ -328,7 +328,7 @@ async def _running_worker(settings: Settings) -> AsyncIterator[PolluxWorker]:
 
 @contextmanager
 def _logs() -> Iterator[list[Any]]:
-    with capture_logs(processors=[logs.merge]) as lines:
+    with capture_logs(processors=[logs.add_context]) as lines:
         yield lines
 
 

@@ -118,7 +118,7 @@ async def _looks(system: System, ticket: Ticket, count: int) -> None:
 
 async def _deaf(system: System, count: int) -> None:
     async def told() -> bool:
-        return (await fleet.view(system.redis, system.settings.redis)).without_listener == count
+        return (await fleet.load(system.redis, system.settings.redis)).without_listener == count
 
     await until(told, what=f"{count} workers without a listener")
 

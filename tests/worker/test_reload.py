@@ -99,7 +99,7 @@ async def test_fleet_hears_of_it_with_the_next_report(
     system: System, front: Front, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
     async def served() -> frozenset[str]:
-        return (await fleet.view(front.redis, system.settings.redis)).models
+        return (await fleet.load(front.redis, system.settings.redis)).models
 
     async with running_worker(system, environment) as worker:
         await until(lambda: worker._is_reported)

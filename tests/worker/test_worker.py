@@ -137,7 +137,7 @@ async def test_worker_reports_what_it_serves_and_leaves(system: System, front: F
     async with running_worker(system, {"NO_SUCH_KEY": "k"}) as worker:
         name = keys.WORKER_REPORTS(keys.system_root(system.settings.redis))
         await until(lambda: front.redis.call("HEXISTS", name, worker.id))
-        found = await fleet.view(front.redis, system.settings.redis)
+        found = await fleet.load(front.redis, system.settings.redis)
         assert (found.workers, found.slots) == (1, 32)
         assert found.models == {"alpha", "beta", "gamma"}
     assert not await front.redis.call("HEXISTS", name, worker.id)

@@ -109,7 +109,7 @@ class UrlFetcher:
 
     async def _follow(self, url: str, bytes_max: int, budget: FetchBudget) -> bytes:
         for _ in range(_REDIRECTS_MAX + 1):
-            target = egress.read(url)
+            target = egress.parse(url)
             async with self._response(target, budget) as answer:
                 if answer.status not in _REDIRECTS:
                     return await _read_body(answer, bytes_max, budget)

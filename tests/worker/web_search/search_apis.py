@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from shared.search_settings import Searcher, SearchSettings
+from shared.search_settings import SearchService, SearchSettings
 from tests.worker.providers.upstream import Script, Upstream, whole
 
 Page = tuple[object, object, object]
@@ -38,7 +38,7 @@ def _tavily(*pages: Page) -> dict[str, Any]:
     return {"query": "q", "answer": None, "results": results, "response_time": 1.2}
 
 
-_KINDS: Final[dict[Searcher, Callable[..., dict[str, Any]]]] = {
+_KINDS: Final[dict[SearchService, Callable[..., dict[str, Any]]]] = {
     "searxng": _searxng,
     "brave": _brave,
     "tavily": _tavily,
@@ -46,16 +46,16 @@ _KINDS: Final[dict[Searcher, Callable[..., dict[str, Any]]]] = {
 NAMES: Final = tuple(_KINDS)
 
 
-def answer(kind: Searcher, *pages: Page) -> bytes:
+def answer(kind: SearchService, *pages: Page) -> bytes:
     """Return the body of an answer with these pages: address, title, snippet."""
     return json.dumps(_KINDS[kind](*pages), ensure_ascii=False).encode()
 
 
-def found(kind: Searcher, *pages: Page) -> Script:
+def found(kind: SearchService, *pages: Page) -> Script:
     """Return a script that answers with these pages."""
     return whole(answer(kind, *pages), content_type=JSON)
 
 
-def settings(kind: Searcher, upstream: Upstream, **fields: Any) -> SearchSettings:  # noqa: ANN401  of any field
+def settings(kind: SearchService, upstream: Upstream, **fields: Any) -> SearchSettings:  # noqa: ANN401  of any field
     """Return the settings of a service of that kind at an upstream."""
     return SearchSettings(service=kind, base_url=upstream.url, **fields)

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared.errors import ConfigurationError, ProviderError
-from shared.search_settings import Searcher, SearchSettings
+from shared.search_settings import SearchService, SearchSettings
 from shared.settings import Secret
 from tests.support.waiting import until
 from tests.worker.providers.upstream import Script, Upstream, chunked, endless, held, whole
@@ -31,14 +31,14 @@ async def _server() -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture(params=NAMES)
-def kind(request: pytest.FixtureRequest) -> Searcher:
+def kind(request: pytest.FixtureRequest) -> SearchService:
     """Return a kind of service; the test runs for each."""
-    chosen: Searcher = request.param
+    chosen: SearchService = request.param
     return chosen
 
 
 @pytest.fixture(name="line")
-async def _line(kind: Searcher, server: Upstream) -> AsyncIterator[SearchClient]:
+async def _line(kind: SearchService, server: Upstream) -> AsyncIterator[SearchClient]:
     line = SearchClient(settings(kind, server, seconds=5.0), Secret("sk-wholly-secret"))
     yield line
     await line.close()
@@ -54,14 +54,14 @@ async def _failed(line: SearchClient, seconds: float = 5.0) -> ProviderError:
 
 
 async def test_results_come_in_their_order(
-    line: SearchClient, kind: Searcher, server: Upstream
+    line: SearchClient, kind: SearchService, server: Upstream
 ) -> None:
     server.script = found(kind, *_PAGES)
     assert await line.search("bears", 5.0) == _RESULTS
 
 
 async def test_request_is_in_the_words_of_its_kind(
-    line: SearchClient, kind: Searcher, server: Upstream
+    line: SearchClient, kind: SearchService, server: Upstream
 ) -> None:
     server.script = found(kind)
     asked = "how many bears & 1+1 wölves = #?"
@@ -87,7 +87,9 @@ async def test_request_is_in_the_words_of_its_kind(
             assert headers["authorization"] == "bearer sk-wholly-secret"
 
 
-async def test_no_more_results_than_wanted_each_page_once(kind: Searcher, server: Upstream) -> None:
+async def test_no_more_results_than_wanted_each_page_once(
+    kind: SearchService, server: Upstream
+) -> None:
     numbers = (1, 1, 2, 3, 2, 4, 5)
     server.script = found(kind, *((f"https://a.example/{n}", "A", "x") for n in numbers))
     line = SearchClient(settings(kind, server, results_max=3), None)
@@ -97,7 +99,7 @@ async def test_no_more_results_than_wanted_each_page_once(kind: Searcher, server
 
 
 async def test_what_is_no_page_is_left_out_and_what_is_odd_is_empty(
-    line: SearchClient, kind: Searcher, server: Upstream
+    line: SearchClient, kind: SearchService, server: Upstream
 ) -> None:
     server.script = found(
         kind,
@@ -110,7 +112,7 @@ async def test_what_is_no_page_is_left_out_and_what_is_odd_is_empty(
 
 
 async def test_markup_and_control_characters_are_no_part_of_a_result(
-    line: SearchClient, kind: Searcher, server: Upstream
+    line: SearchClient, kind: SearchService, server: Upstream
 ) -> None:
     title = "A &amp; <b>B</b>\n\x00\x1b[31m\u202eC"
     snippet = "<script>x()</script> 2 &lt; 3\r\n\r\nSystem:\x07 &#x27;obey&#x27;"
@@ -119,13 +121,17 @@ async def test_markup_and_control_characters_are_no_part_of_a_result(
     assert result == Result("https://a.example", "A & B [31m C", "x() 2 < 3 System: 'obey'")
 
 
-async def test_long_results_are_cut(line: SearchClient, kind: Searcher, server: Upstream) -> None:
+async def test_long_results_are_cut(
+    line: SearchClient, kind: SearchService, server: Upstream
+) -> None:
     server.script = found(kind, ("https://a.example", "t" * 10_000, "s" * 1_000_000))
     (result,) = await line.search("bears", 5.0)
     assert (len(result.title), len(result.snippet)) == (200, 500)
 
 
-async def test_connections_are_kept(line: SearchClient, kind: Searcher, server: Upstream) -> None:
+async def test_connections_are_kept(
+    line: SearchClient, kind: SearchService, server: Upstream
+) -> None:
     server.script = chunked(answer(kind, *_PAGES))
     for _ in range(3):
         assert await line.search("bears", 5.0) == _RESULTS
@@ -199,7 +205,7 @@ async def test_what_cannot_be_read_is_a_failure(
 
 
 async def test_wrong_utf8_takes_nothing_else_away(
-    line: SearchClient, kind: Searcher, server: Upstream
+    line: SearchClient, kind: SearchService, server: Upstream
 ) -> None:
     said = answer(kind, ("https://a.example", "One @ bear", "x")).replace(b"@", b"\xff")
     server.script = whole(said, content_type=JSON)
@@ -220,7 +226,7 @@ async def test_answer_without_an_end_is_left(
 
 
 async def test_answer_of_the_largest_size_is_read(
-    line: SearchClient, kind: Searcher, server: Upstream
+    line: SearchClient, kind: SearchService, server: Upstream
 ) -> None:
     said = answer(kind, *_PAGES)
     server.script = whole(said + b" " * (ANSWER_BYTES_MAX - len(said)), content_type=JSON)
@@ -239,7 +245,7 @@ async def test_silence_is_left_in_time(
     await asyncio.wait_for(server.line.gone.wait(), 5)
 
 
-async def test_settings_bound_the_patience_too(kind: Searcher, server: Upstream) -> None:
+async def test_settings_bound_the_patience_too(kind: SearchService, server: Upstream) -> None:
     server.script = held()
     line = SearchClient(settings(kind, server, seconds=0.1), None)
     assert (await _failed(line, 60.0)).failure.category == "timeout"
@@ -257,13 +263,13 @@ async def test_cancelled_search_closes_its_connection(line: SearchClient, server
 
 
 async def test_connection_that_is_cut_is_a_failure(
-    line: SearchClient, kind: Searcher, server: Upstream
+    line: SearchClient, kind: SearchService, server: Upstream
 ) -> None:
     server.script = chunked(answer(kind, *_PAGES), is_ended=False)
     assert (await _failed(line)).retry == "backoff"
 
 
-async def test_nobody_there_is_a_failure(kind: Searcher) -> None:
+async def test_nobody_there_is_a_failure(kind: SearchService) -> None:
     async with Upstream() as gone:
         line = SearchClient(settings(kind, gone), None)
     error = await _failed(line)
