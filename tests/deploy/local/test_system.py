@@ -57,13 +57,13 @@ async def test_up_keeps_key_and_messages_across_a_restart(
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
             receipt = (await http.post("/api/v1/chat", json={"message": "Hello"})).json()
             status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
-        assert status["result"]["content"] == "You contents: Hello"
+        assert status["result"]["content"] == "You said: Hello"
         assert "deploy.local.model" not in up.children()
         assert (short_folder / ".pollux" / "media").is_dir()
         arguments = ("ask", "And now?", "-s", receipt["session_id"])
         async with command.running(*arguments, cwd=short_folder, environment=environment) as ask:
             assert await ask.wait_until_ended() == 0
-            assert "You contents: And now?" in ask.text
+            assert "You said: And now?" in ask.text
         async with command.running(
             "keys", "list", cwd=short_folder, environment=environment
         ) as keys:
@@ -79,7 +79,7 @@ async def test_up_keeps_key_and_messages_across_a_restart(
         async with httpx.AsyncClient(base_url=url, headers={"X-API-Key": key}) as http:
             path = f"/api/v1/chat/conversations/{receipt['session_id']}/messages"
             contents = [message["content"] for message in (await http.get(path)).json()["messages"]]
-        assert contents == ["Hello", "You contents: Hello", "And now?", "You contents: And now?"]
+        assert contents == ["Hello", "You said: Hello", "And now?", "You said: And now?"]
         up.send(signal.SIGKILL)
         await up.wait_until_gone()
 
@@ -104,7 +104,7 @@ async def test_a_demo_survives_the_death_of_any_process(
         await demo.wait_for_line("Pollux is up")
         demo.kill(child)
         assert await demo.wait_until_ended() == 0, demo.text
-        assert "You contents: Name one thing" in demo.text
+        assert "You said: Name one thing" in demo.text
         assert demo.left() == []
 
 
@@ -174,7 +174,7 @@ async def test_up_reloads_the_catalogue_at_sighup(
             await waiting.until(is_renamed, what="the new name")
             receipt = (await http.post("/api/v1/chat", json={"message": "Hello"})).json()
             status = (await http.get(f"{receipt['poll_url']}?wait=30")).json()
-        assert status["result"]["content"] == "You contents: Hello"
+        assert status["result"]["content"] == "You said: Hello"
         up.send(signal.SIGINT)
         assert await up.wait_until_ended() == 0
         assert up.left() == []
