@@ -1,4 +1,4 @@
-"""The last partition to work on, so that no test leans on the first; a door with faults to it."""
+"""Fixtures of the contract tests: the last partition, so that no test depends on the first."""
 
 from collections.abc import AsyncIterator
 
@@ -27,6 +27,6 @@ async def own_redis(own_settings: RedisSettings) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
-    """Return a door to the test's own server, with faults on demand."""
+    """Return a proxy to the test's own server, with faults on demand."""
     async with Proxy(own_server.socket) as door:
         yield door

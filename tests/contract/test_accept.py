@@ -1,4 +1,4 @@
-"""`accept`: one message goes in whole, or nothing of it does."""
+"""`accept`: a message is taken in completely or not at all."""
 
 import asyncio
 
@@ -98,7 +98,7 @@ async def test_busy_session_rejects_when_asked_to(queue: RedisFunctions) -> None
     await queue.submit("ann", ticket.session, on_conflict="reject")
 
 
-async def test_interrupt_cancels_all_that_waits_and_runs_next(queue: RedisFunctions) -> None:
+async def test_interrupt_cancels_all_waiting_turns_and_runs_next(queue: RedisFunctions) -> None:
     await queue.grant(100)
     first = await queue.submit(hold=10)
     second = await queue.submit("ann", first.session, hold=10)
@@ -122,7 +122,7 @@ async def test_interrupt_asks_a_running_answer_to_stop_and_waits_for_it(
     assert (await queue.claim_one()).id == second.id
 
 
-async def test_rate_limit_lets_a_burst_through_and_says_when_to_come_back(
+async def test_rate_limit_allows_a_burst_and_returns_when_to_retry(
     queue: RedisFunctions,
 ) -> None:
     answers = [await queue.accept(per_minute=3) for _ in range(4)]
@@ -137,12 +137,12 @@ async def test_rate_limit_lets_a_burst_through_and_says_when_to_come_back(
     assert isinstance(await queue.accept("bob", per_minute=3), Accepted)
 
 
-async def test_rate_limit_fills_up_as_time_passes(queue: RedisFunctions) -> None:
+async def test_rate_limit_refills_as_time_passes(queue: RedisFunctions) -> None:
     for _ in range(3):
         await queue.accept(per_minute=3)
     where = keys.SUBMISSIONS(queue.root, "ann")
     arrival = int(await queue.redis.call("GET", where))
-    # As if it were one interval of twenty seconds later.
+    # As if one interval of twenty seconds had passed.
     await queue.redis.call("SET", where, arrival - 20_000_000, "KEEPTTL")
     assert isinstance(await queue.accept(per_minute=3), Accepted)
     refused = await queue.accept(per_minute=3)
@@ -153,7 +153,7 @@ async def test_rate_limit_fills_up_as_time_passes(queue: RedisFunctions) -> None
 @pytest.mark.parametrize(
     ("bound", "reason"), [("unfinished_max", "crowded"), ("total_max", "full")]
 )
-async def test_bounds_on_unfinished_work_hold(
+async def test_limits_of_unfinished_generations_hold(
     queue: RedisFunctions, bound: str, reason: str
 ) -> None:
     async def accept() -> object:
@@ -170,7 +170,7 @@ async def test_bounds_on_unfinished_work_hold(
     assert isinstance(await accept(), Accepted)
 
 
-async def test_so_many_wait_in_a_session_at_most_and_an_interrupt_ends_them(
+async def test_turns_waiting_in_a_session_are_limited_and_an_interrupt_ends_them(
     queue: RedisFunctions,
 ) -> None:
     first = await queue.submit(waiting_max=2)
@@ -193,7 +193,7 @@ async def test_interrupt_needs_no_more_room_than_what_it_replaces(queue: RedisFu
     for _ in range(3):
         await queue.submit("ann", first.session, unfinished_max=3, on_conflict="interrupt")
     await queue.submit(unfinished_max=3)
-    # Their place is taken by one, beside what was told to stop.
+    # One turn takes their place, beside the one that was asked to stop.
     refused = await queue.accept(unfinished_max=3)
     assert isinstance(refused, Rejected)
     assert refused.reason == "crowded"
@@ -232,7 +232,7 @@ async def test_interrupt_is_paid_for_by_the_holds_that_it_frees(queue: RedisFunc
 
 
 async def _answer_for(queue: RedisFunctions, cost: int) -> tuple[Ticket, Claimed]:
-    """Have a message answered under a hold of 60, of which so much is due for what was shown."""
+    """Have a message answered under a hold of 60, of which so much is due for the text so far."""
     await queue.grant(100)
     first = await queue.submit(hold=60)
     running = await queue.claim_one()
@@ -250,7 +250,7 @@ async def _answer_for(queue: RedisFunctions, cost: int) -> tuple[Ticket, Claimed
     return first, running
 
 
-async def test_hold_of_an_answer_pays_for_its_interrupt_less_what_was_shown(
+async def test_hold_of_an_answer_pays_for_its_interrupt_less_the_text_so_far(
     queue: RedisFunctions,
 ) -> None:
     first, running = await _answer_for(queue, 15)
@@ -263,7 +263,7 @@ async def test_hold_of_an_answer_pays_for_its_interrupt_less_what_was_shown(
     assert (ended.record["stage"], ended.record["captured"]) == ("cancelled", "15")
     credit_totals = await queue.credit_totals()
     assert (credit_totals.balance, credit_totals.held, credit_totals.settled) == (0, 85, 15)
-    # Its worker writes nothing any more, and settles nothing a second time.
+    # Its worker can no longer append, nor settle it a second time.
     assert await queue.append(running, 2, "more") == "refused"
     assert await queue.settle(running, seq=2, cost=60, text="Half and more") is None
     claimed = await queue.claim_one()
@@ -284,7 +284,7 @@ async def test_answer_is_only_asked_to_stop_where_credits_suffice_without_its_ho
     assert (credit_totals.balance, credit_totals.held) == (0, 100)
 
 
-async def test_answer_that_ends_for_its_hold_counts_no_more_in_the_next_turns(
+async def test_answer_that_ends_for_its_hold_no_longer_counts_in_the_next_turns(
     queue: RedisFunctions,
 ) -> None:
     await queue.grant(200)
@@ -293,16 +293,16 @@ async def test_answer_that_ends_for_its_hold_counts_no_more_in_the_next_turns(
     asks: AcceptOptions = {"hold": 100, "added": 20, "input_price": 1.0, "history_max": 1_000}
     ends: AcceptOptions = {**asks, "on_conflict": "interrupt"}
     second = await queue.submit("ann", first.session, **ends)
-    # It is weighed with what the answer might still have added.
+    # The history is estimated with what the answer might still add.
     assert (await queue.status(second)).record["hold"] == "150"
     session = keys.SESSION(queue.root, "ann", first.session)
     assert await queue.redis.call("HGET", session, "pending") == b"20"
 
 
-async def test_hold_of_a_later_turn_counts_what_goes_on_after_an_interrupt(
+async def test_hold_of_a_later_turn_includes_an_answer_that_an_interrupt_has_not_ended_yet(
     queue: RedisFunctions,
 ) -> None:
-    """The answer that was asked to stop ends later, and takes off only what it had added."""
+    """The answer that was asked to stop ends later, and subtracts only what it had added."""
     await queue.grant(1_000)
     first = await queue.submit(hold=10, added=100, input_price=1.0, history_max=1_000)
     waits: AcceptOptions = {"hold": 10, "added": 50, "input_price": 1.0, "history_max": 1_000}
@@ -312,7 +312,7 @@ async def test_hold_of_a_later_turn_counts_what_goes_on_after_an_interrupt(
     second = await queue.submit("ann", first.session, **ends)
     session = keys.SESSION(queue.root, "ann", first.session)
     assert await queue.redis.call("HGET", session, "pending") == b"150"
-    # The interrupted answer may still be complete, and would be sent with the second.
+    # The interrupted answer may still complete, and would then be sent with the second message.
     assert (await queue.status(second)).record["hold"] == "110"
     await queue.settle(running, stage="cancelled")
     assert await queue.redis.call("HGET", session, "pending") == b"50"

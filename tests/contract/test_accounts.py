@@ -1,4 +1,4 @@
-"""Credits and keys: `grant` and `authenticate`, through the store that others call."""
+"""Credits and keys: `grant` and `authenticate`, called through the accounts' store."""
 
 import msgspec
 import pytest
@@ -18,7 +18,7 @@ def accounts(redis: Redis, redis_settings: RedisSettings) -> Accounts:
     return Accounts(redis, redis_settings, b"pepper", SystemClock())
 
 
-async def test_grant_adds_and_takes_what_is_free(queue: RedisFunctions) -> None:
+async def test_grant_adds_credits_and_takes_free_ones(queue: RedisFunctions) -> None:
     assert await queue.grant(100) == 100
     await queue.submit(hold=70)
     assert await queue.grant(-31) == "poor"
@@ -27,7 +27,7 @@ async def test_grant_adds_and_takes_what_is_free(queue: RedisFunctions) -> None:
     assert (credit_totals.granted, credit_totals.balance, credit_totals.held) == (70, 0, 70)
 
 
-async def test_more_than_the_books_can_count_is_not_granted(queue: RedisFunctions) -> None:
+async def test_more_than_the_totals_can_count_is_not_granted(queue: RedisFunctions) -> None:
     assert await queue.grant(GRANTED_MAX + 1) == "too much"
     assert await queue.redis.call("EXISTS", keys.ACCOUNT_TOTALS(queue.root, "ann")) == 0
     assert await queue.grant(GRANTED_MAX - 1) == GRANTED_MAX - 1
@@ -44,7 +44,7 @@ async def test_more_than_the_books_can_count_is_not_granted(queue: RedisFunction
     )
 
 
-async def test_who_is_granted_too_much_is_told_how_much_may_be(accounts: Accounts) -> None:
+async def test_refused_grant_names_the_most_that_may_be_granted(accounts: Accounts) -> None:
     account = await accounts.create("acme", None)
     assert await accounts.grant(account, GRANTED_MAX) == GRANTED_MAX
     with pytest.raises(RequestError, match=r"more than 9,007,199,255 credits in all") as refused:
@@ -53,7 +53,7 @@ async def test_who_is_granted_too_much_is_told_how_much_may_be(accounts: Account
     assert (await accounts.credit_totals(account)).granted == GRANTED_MAX
 
 
-async def test_account_is_made_once_and_changes_only_its_tier(accounts: Accounts) -> None:
+async def test_account_is_created_once_and_changes_only_its_tier(accounts: Accounts) -> None:
     first = await accounts.create("acme", None)
     assert (first.tier, first.id) == ("free", "acme")
     again = await accounts.create("acme", "pro")
@@ -68,7 +68,7 @@ async def test_a_preference_changes_nothing_else_of_an_account(accounts: Account
         await accounts.prefer(made, model)
         found = await accounts.find("acme")
         assert found == msgspec.structs.replace(made, preferred_model=model)
-    # Who is gone is not brought back.
+    # An account that does not exist is not created.
     await accounts.prefer(msgspec.structs.replace(made, id="nobody"), "alpha")
     assert await accounts.find("nobody") is None
 
@@ -108,7 +108,7 @@ async def test_unknown_key_and_other_pepper_open_nothing(
     assert await strangers.authenticate(made.key) is None
 
 
-async def test_key_whose_making_was_cut_off_is_unknown(
+async def test_key_whose_creation_was_interrupted_is_unknown(
     accounts: Accounts, redis: Redis, redis_settings: RedisSettings
 ) -> None:
     names = keys.KEY_IDS(keys.system_root(redis_settings))
@@ -130,7 +130,7 @@ async def test_revoked_key_stays_known_as_revoked(accounts: Accounts) -> None:
     assert listed == {made.key_id: False, other.key_id: True}
 
 
-async def test_what_an_operator_does_works_on_a_server_that_is_full(
+async def test_operator_calls_work_on_a_full_server(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await library.load(own_redis)

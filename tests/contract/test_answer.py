@@ -1,4 +1,4 @@
-"""`append` and `settle`: what an attempt may write, once, under its token."""
+"""`append` and `settle`: what an attempt writes once, under its fencing token."""
 
 import json
 
@@ -34,7 +34,7 @@ async def test_repeated_append_changes_nothing(queue: RedisFunctions) -> None:
     assert len(await queue.events(ticket)) == 2
 
 
-async def test_events_are_published_as_they_are_kept(queue: RedisFunctions) -> None:
+async def test_events_are_published_as_they_are_stored(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     claimed = await queue.claim_one()
     channel = keys.events_channel(queue.root, "ann", ticket.id)
@@ -44,7 +44,7 @@ async def test_events_are_published_as_they_are_kept(queue: RedisFunctions) -> N
     assert (await queue.events(ticket))[-1] == ("1-2", '{"type":"completed"}')
 
 
-async def test_older_attempt_can_write_nothing(queue: RedisFunctions) -> None:
+async def test_older_attempt_cannot_write(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     old = await queue.claim_one(lease_ms=0)
     await queue.append(old, 1, "old")
@@ -63,7 +63,9 @@ async def test_older_attempt_can_write_nothing(queue: RedisFunctions) -> None:
     assert [at for at, _ in await queue.events(ticket)] == ["1-1", "1-2", "2-1", "2-2", "2-3"]
 
 
-async def test_lapsed_lease_still_writes_until_it_is_reaped(queue: RedisFunctions) -> None:
+async def test_attempt_with_an_expired_lease_writes_until_it_is_reaped(
+    queue: RedisFunctions,
+) -> None:
     await queue.submit()
     slow = await queue.claim_one(lease_ms=0)
     assert await queue.append(slow, 1, "late but alone") == "appended"
@@ -71,7 +73,7 @@ async def test_lapsed_lease_still_writes_until_it_is_reaped(queue: RedisFunction
     assert (await queue.reap()).done == []
 
 
-async def test_settle_captures_the_cost_and_gives_the_rest_back(queue: RedisFunctions) -> None:
+async def test_settle_captures_the_cost_and_releases_the_rest(queue: RedisFunctions) -> None:
     await queue.grant(100)
     await queue.submit(hold=60)
     assert (await queue.complete(await queue.claim_one(), cost=25)).captured == 25
@@ -92,7 +94,7 @@ async def test_cost_beyond_the_hold_is_never_taken(queue: RedisFunctions) -> Non
     assert (credit_totals.balance, credit_totals.settled, credit_totals.overrun) == (40, 60, 30)
 
 
-async def test_repeated_settle_finds_it_done(queue: RedisFunctions) -> None:
+async def test_repeated_settle_changes_nothing(queue: RedisFunctions) -> None:
     await queue.grant(100)
     ticket = await queue.submit(hold=60)
     following = await queue.submit("ann", ticket.session)
@@ -128,7 +130,7 @@ async def test_step_that_the_table_lacks_is_refused(queue: RedisFunctions) -> No
     assert await queue.beat(claimed) == []
 
 
-async def test_ended_generation_keeps_its_answer_and_goes_by_ttl(queue: RedisFunctions) -> None:
+async def test_ended_generation_keeps_its_answer_and_expires(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     await queue.complete(await queue.claim_one(), "The answer")
     for family, longest_ms in ((keys.GENERATION, 60_000), (keys.EVENTS, 30_000)):
@@ -142,7 +144,7 @@ async def test_ended_generation_keeps_its_answer_and_goes_by_ttl(queue: RedisFun
     assert decode_assistant(kept).content == "The answer"
 
 
-async def test_pace_keeps_the_last_answers_of_a_model(queue: RedisFunctions) -> None:
+async def test_durations_keep_the_last_answers_of_a_model(queue: RedisFunctions) -> None:
     stages: tuple[Stage, ...] = ("completed", "completed", "failed")
     for stage in stages:
         await queue.submit(model="m1")

@@ -34,7 +34,7 @@ _FAILED = RecordFailureAsk(
 
 
 class BreakerClient:
-    """The breakers of a deployment, in few words."""
+    """The breakers of a deployment, with the usual arguments filled in."""
 
     def __init__(self, redis: Redis, settings: RedisSettings) -> None:
         self.redis = redis
@@ -44,7 +44,7 @@ class BreakerClient:
         self.circuit = ""
 
     async def fail(self, call: str = "", **fields: Any) -> tuple[Breaker, bool]:  # noqa: ANN401  of any field
-        """Tell a failure: of a call, a message and an account of their own if none is named."""
+        """Record a failure: of a new call, message and account unless they are named."""
         self._made += 1
         call = call or f"call-{self._made}"
         own = {"call": call, "message": call, "account": f"account-{call}"}
@@ -54,18 +54,18 @@ class BreakerClient:
         return told.breaker, told.is_new
 
     async def open(self) -> None:
-        """Let enough calls fail."""
+        """Record enough failures to open the breaker."""
         for _ in range(_FAILED.failures_min):
             await self.fail()
 
     async def due(self) -> None:
-        """Let the cooling be over."""
+        """Move the end of the cooling into the past."""
         await self.redis.call("HSET", keys.BREAKER(self.root, _CIRCUIT), "due", 1)
 
     async def probe(
         self, call: str, lease_ms: int = _LEASE_MS, *, account: str = "prober"
     ) -> Breaker | None:
-        """Ask to be the probe."""
+        """Ask to make the probe."""
         ask = BeginProbeAsk(circuit=_CIRCUIT, call=call, account=account, lease_ms=lease_ms)
         return await functions.begin_probe(self.redis, self.root, ask)
 
@@ -75,7 +75,7 @@ class BreakerClient:
         functions.end_probe(self.redis, self.root, ask)
 
     async def report(self, made_ms: int = 1, **told: Any) -> dict[str, Breaker]:  # noqa: ANN401  of any field
-        """Report as a worker, and return the breakers that it hears of."""
+        """Report as a worker, and return the breakers in the reply."""
         worker_report = WorkerReport(
             id="w1", concurrency=1, running=0, models=(), wire=1, made_ms=made_ms
         )
@@ -91,7 +91,7 @@ def breaker_client(redis: Redis, redis_settings: RedisSettings) -> BreakerClient
 # What opens it
 
 
-async def test_enough_failures_open_it_once_and_everybody_hears(
+async def test_enough_failures_open_it_once_for_all_workers(
     breaker_client: BreakerClient,
 ) -> None:
     told = [await breaker_client.fail() for _ in range(7)]
@@ -116,7 +116,7 @@ async def test_of_many_at_once_one_opens(breaker_client: BreakerClient) -> None:
 
 
 @pytest.mark.parametrize(("answered", "state"), [(5, "open"), (6, "closed")])
-async def test_answered_calls_weigh_against_the_failures(
+async def test_answered_calls_count_against_the_failures(
     breaker_client: BreakerClient, answered: int, state: str
 ) -> None:
     await breaker_client.report(answered=((_CIRCUIT, answered), ("another", 100)))
@@ -124,7 +124,9 @@ async def test_answered_calls_weigh_against_the_failures(
     assert told[-1] == state
 
 
-async def test_calls_that_no_report_has_told_of_weigh_too(breaker_client: BreakerClient) -> None:
+async def test_answered_calls_that_no_report_has_counted_yet_count_too(
+    breaker_client: BreakerClient,
+) -> None:
     await breaker_client.report(answered=((_CIRCUIT, 3),))
     told = [(await breaker_client.fail(answered=3))[0].state for _ in range(5)]
     assert told[-1] == "closed"
@@ -152,7 +154,7 @@ async def test_old_failures_do_not_count(breaker_client: BreakerClient) -> None:
     assert await breaker_client.redis.call("ZCARD", name) == 1
 
 
-async def test_some_failures_open_it_at_once_for_as_long_as_they_say(
+async def test_some_failures_open_it_at_once_for_a_given_time(
     breaker_client: BreakerClient,
 ) -> None:
     breaker, is_new = await breaker_client.fail(why="auth", at_once_ms=60_000)
@@ -164,7 +166,7 @@ async def test_tries_of_one_message_count_once(breaker_client: BreakerClient) ->
     assert set(told) == {"closed"}
 
 
-async def test_messages_of_one_account_close_it_to_that_account_alone(
+async def test_messages_of_one_account_open_it_for_that_account_only(
     breaker_client: BreakerClient,
 ) -> None:
     told = [await breaker_client.fail(account="ann") for _ in range(3)]
@@ -182,14 +184,14 @@ async def test_an_account_that_is_mostly_answered_is_not_slowed(
     assert set(told) == {"closed"}
 
 
-async def test_messages_of_two_accounts_close_it_to_all(breaker_client: BreakerClient) -> None:
+async def test_messages_of_two_accounts_open_it_for_all(breaker_client: BreakerClient) -> None:
     for _ in range(4):
         await breaker_client.fail(account="ann")
     breaker, is_new = await breaker_client.fail(account="bob")
     assert (breaker.state, is_new, breaker_client.circuit) == ("open", True, _CIRCUIT)
 
 
-async def test_what_no_prompt_can_cause_counts_for_all_of_one_account_too(
+async def test_failure_that_no_prompt_can_cause_counts_for_all_even_from_one_account(
     breaker_client: BreakerClient,
 ) -> None:
     told = [(await breaker_client.fail(account="ann", is_shared=True))[0].state for _ in range(5)]
@@ -197,10 +199,10 @@ async def test_what_no_prompt_can_cause_counts_for_all_of_one_account_too(
     assert breaker_client.circuit == _CIRCUIT
 
 
-# Who probes it
+# Which call probes it
 
 
-async def test_the_accounts_that_opened_it_probe_after_others_and_the_last_one_last(
+async def test_suspect_accounts_probe_after_others_and_the_last_opener_last(
     breaker_client: BreakerClient,
 ) -> None:
     for account in ("bob", "ann", "ann", "ann", "ann"):
@@ -215,18 +217,18 @@ async def test_the_accounts_that_opened_it_probe_after_others_and_the_last_one_l
     assert await breaker_client.probe("of-carl", account="carl") is None
 
 
-async def test_it_probes_where_nobody_else_does(breaker_client: BreakerClient) -> None:
+async def test_suspect_account_probes_where_no_other_does(breaker_client: BreakerClient) -> None:
     for account in ("bob", "ann", "ann", "ann", "ann"):
         await breaker_client.fail(account=account, account_min=99)
     await breaker_client.due()
     assert await breaker_client.probe("of-ann", account="ann") is None
 
 
-# Whoever opened it once more
+# Suspect accounts
 
 
 async def _fail(breaker_client: BreakerClient, accounts: str, **fields: Any) -> str:  # noqa: ANN401  of any field
-    """Let a message of each account fail, and return the state after the last."""
+    """Record a failed message of each account; return the state after the last."""
     states = [
         (await breaker_client.fail(account=account, account_min=99, **fields))[0].state
         for account in accounts
@@ -235,7 +237,7 @@ async def _fail(breaker_client: BreakerClient, accounts: str, **fields: Any) -> 
 
 
 async def _opened_and_closed(breaker_client: BreakerClient, accounts: str) -> None:
-    """Have these accounts open it, and another one's probe close it again."""
+    """Have these accounts open the breaker, and another account's probe close it again."""
     assert await _fail(breaker_client, accounts) == "open"
     await breaker_client.due()
     assert await breaker_client.probe("well") is None
@@ -243,24 +245,24 @@ async def _opened_and_closed(breaker_client: BreakerClient, accounts: str) -> No
     assert await breaker_client.report() == {}
 
 
-async def test_accounts_that_opened_it_for_nothing_do_not_open_it_again_by_themselves(
+async def test_suspect_accounts_do_not_open_it_again_by_themselves(
     breaker_client: BreakerClient,
 ) -> None:
     await _opened_and_closed(breaker_client, "ababa")
     assert await _fail(breaker_client, "ab" * 10) == "closed"
-    # As soon as a message of another fails, too, it is an outage.
+    # When a message of another account fails as well, it is an outage.
     assert await _fail(breaker_client, "c") == "open"
 
 
 @pytest.mark.parametrize(("accounts", "state"), [("abcabc", "closed"), ("abcdab", "open")])
-async def test_more_than_three_of_them_at_once_are_an_outage(
+async def test_more_than_three_suspect_accounts_at_once_open_it(
     breaker_client: BreakerClient, accounts: str, state: str
 ) -> None:
     await _opened_and_closed(breaker_client, "abcde")
     assert await _fail(breaker_client, accounts) == state
 
 
-async def test_what_no_prompt_can_cause_opens_it_whoever_tells(
+async def test_failure_that_no_prompt_can_cause_opens_it_from_any_account(
     breaker_client: BreakerClient,
 ) -> None:
     await _opened_and_closed(breaker_client, "ababa")
@@ -268,10 +270,8 @@ async def test_what_no_prompt_can_cause_opens_it_whoever_tells(
 
 
 @pytest.mark.parametrize("till_ms", [-1, 3_600_000])
-async def test_that_they_opened_it_is_forgotten(
-    breaker_client: BreakerClient, till_ms: int
-) -> None:
-    """After ten minutes, and where the clock was set back by more."""
+async def test_suspicion_of_accounts_expires(breaker_client: BreakerClient, till_ms: int) -> None:
+    """Accounts are suspect for ten minutes, and not after the clock was set back by more."""
     await _opened_and_closed(breaker_client, "ababa")
     name = keys.SUSPECT_ACCOUNTS(breaker_client.root, _CIRCUIT)
     assert 0 < await breaker_client.redis.call("PTTL", name) <= 600_000
@@ -282,7 +282,7 @@ async def test_that_they_opened_it_is_forgotten(
     assert await _fail(breaker_client, "ababa") == "open"
 
 
-async def test_their_failed_probes_lengthen_the_cooling_up_to_a_bound(
+async def test_failed_probes_of_suspect_accounts_lengthen_the_cooling_up_to_a_bound(
     breaker_client: BreakerClient,
 ) -> None:
     assert await _fail(breaker_client, "ababa") == "open"
@@ -292,7 +292,7 @@ async def test_their_failed_probes_lengthen_the_cooling_up_to_a_bound(
         assert await breaker_client.probe("p", account=account) is None
         breaker, _ = await breaker_client.fail("p", account=account)
         left.append(breaker.left_ms)
-    # One of another account lengthens it further, and makes that one of them.
+    # A failed probe of another account lengthens it further, and makes that account suspect.
     assert left == [20_000, 40_000, *[80_000] * 4, *[160_000] * 3]
 
 
@@ -301,7 +301,7 @@ async def _now_ms(breaker_client: BreakerClient) -> int:
     return int(seconds) * 1000 + int(microseconds) // 1000
 
 
-async def test_nobody_probes_before_it_is_due(breaker_client: BreakerClient) -> None:
+async def test_no_call_probes_before_it_is_due(breaker_client: BreakerClient) -> None:
     assert await breaker_client.probe("p") == Breaker("closed")
     await breaker_client.open()
     seen = await breaker_client.probe("p")
@@ -325,14 +325,16 @@ async def test_there_is_one_probe_in_the_fleet(
     assert (await breaker_client.report())[_CIRCUIT].state == "probing"
 
 
-async def test_probe_that_asks_again_still_is_it(breaker_client: BreakerClient) -> None:
+async def test_repeated_request_of_the_probe_is_granted_again(
+    breaker_client: BreakerClient,
+) -> None:
     await breaker_client.open()
     await breaker_client.due()
     assert await breaker_client.probe("p") is None
     assert await breaker_client.probe("p") is None
 
 
-async def test_probe_whose_worker_died_lapses_and_decides_nothing_more(
+async def test_probe_whose_worker_died_expires_and_decides_nothing(
     breaker_client: BreakerClient,
 ) -> None:
     await breaker_client.open()
@@ -361,7 +363,7 @@ async def test_report_keeps_the_probe_that_is_under_way(breaker_client: BreakerC
     assert int(lease) > int(seconds) * 1000 + 2_000
 
 
-# What it comes to
+# Results of a probe
 
 
 async def test_probe_that_is_answered_closes_it(breaker_client: BreakerClient) -> None:
@@ -376,7 +378,7 @@ async def test_probe_that_is_answered_closes_it(breaker_client: BreakerClient) -
     assert told == ["closed"] * 4 + ["open"]
 
 
-async def test_probe_that_learnt_nothing_leaves_it_to_the_next(
+async def test_probe_that_learned_nothing_leaves_it_to_the_next(
     breaker_client: BreakerClient,
 ) -> None:
     await breaker_client.open()
@@ -411,7 +413,9 @@ async def test_cooling_is_jittered(breaker_client: BreakerClient) -> None:
     assert (shortest.left_ms, longest.left_ms) == (8_000, 12_000)
 
 
-async def test_calls_from_before_neither_open_nor_close_it(breaker_client: BreakerClient) -> None:
+async def test_calls_that_began_before_neither_open_nor_close_it(
+    breaker_client: BreakerClient,
+) -> None:
     await breaker_client.open()
     await breaker_client.due()
     assert (await breaker_client.fail())[0].state == "due"
@@ -431,7 +435,7 @@ async def test_probe_that_fails_after_its_first_words_opens_it_again(
     assert (breaker, is_new) == (Breaker("open", 20_000, "timeout"), True)
 
 
-async def test_breaker_that_nobody_asked_for_is_forgotten(breaker_client: BreakerClient) -> None:
+async def test_breaker_that_nobody_asks_for_expires(breaker_client: BreakerClient) -> None:
     await breaker_client.open()
     await breaker_client.redis.call("DEL", keys.BREAKER(breaker_client.root, _CIRCUIT))
     assert await breaker_client.report() == {}

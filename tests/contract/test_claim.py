@@ -1,4 +1,4 @@
-"""`claim`, `beat` and `release`: who holds what, in which order, and how it is handed back."""
+"""`claim`, `renew_leases` and `release`: in which order turns are leased, and how they go back."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ from tests.support.redis_functions import KEEP, RedisFunctions, Ticket
 from tests.support.waiting import until
 
 LEASE_MS = 30_000
-# How many claims an account has at once that asked for nothing of late.
+# How many of its own claims an idle account starts before the lane's clock.
 _AHEAD: Final = 8
 
 
-async def test_claim_hands_over_all_that_a_worker_needs(queue: RedisFunctions) -> None:
+async def test_claim_returns_all_that_a_worker_needs(queue: RedisFunctions) -> None:
     await queue.grant(50)
     ticket = await queue.submit(content="Hello", hold=50)
     claimed = await queue.claim_one()
@@ -59,7 +59,7 @@ async def test_the_system_prompt_comes_with_every_turn(queue: RedisFunctions) ->
     assert (await queue.claim_one()).system_prompt is None
 
 
-async def test_a_turn_of_a_companion_waits_for_a_worker_that_knows_what_one_is(
+async def test_turn_of_a_companion_waits_for_a_worker_that_knows_companions(
     queue: RedisFunctions,
 ) -> None:
     own = await queue.submit("ann", companion="work")
@@ -68,7 +68,7 @@ async def test_a_turn_of_a_companion_waits_for_a_worker_that_knows_what_one_is(
     [claimed] = await queue.claim(9, wire=2)
     assert (claimed.id, claimed.companion) == (own.id, "work")
     await queue.complete(claimed)
-    # The session's companion counts as the turn's own, and another's does not stay.
+    # The session's companion counts like the turn's own; that of one turn does not stay.
     following = await queue.submit("ann", own.session)
     other = await queue.submit("ann", own.session, companion="devops")
     for expected in (following, other):
@@ -81,7 +81,7 @@ async def test_a_turn_of_a_companion_waits_for_a_worker_that_knows_what_one_is(
     assert await queue.find("bob", third.id) is not None
 
 
-async def test_what_a_worker_cannot_read_waits_for_one_that_can(queue: RedisFunctions) -> None:
+async def test_turn_that_a_worker_cannot_read_waits_for_one_that_can(queue: RedisFunctions) -> None:
     newer = await queue.submit("ann", wire=2)
     behind = await queue.submit("ann", wire=1)
     others = [
@@ -104,7 +104,7 @@ async def test_many_accounts_that_cannot_be_read_hide_no_other(queue: RedisFunct
     assert len(await queue.claim(100, wire=2)) == 40
 
 
-async def test_later_attempt_drops_what_was_told_with_its_claim(queue: RedisFunctions) -> None:
+async def test_claim_of_a_later_attempt_drops_the_text_so_far(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     await queue.append(await queue.claim_one(), 1, "Two")
     await queue.redis.call("ZADD", keys.LEASES(queue.root), "XX", 1, f"ann:{ticket.id}")
@@ -133,7 +133,7 @@ async def test_accounts_share_a_lane_whatever_their_backlog(queue: RedisFunction
     await queue.claim(15)
     for _ in range(20):
         await queue.submit("late")
-    # Who asked for nothing until now is let in before the line; then its length counts for nothing.
+    # An idle account starts ahead of the lane's clock, so the length of the queue does not matter.
     served = [one.account for one in await queue.claim(20)]
     assert served[:_AHEAD] == ["late"] * _AHEAD
     assert abs(Counter(served[_AHEAD:])["hog"] - (20 - _AHEAD) / 2) <= 1
@@ -145,15 +145,17 @@ async def test_coming_and_going_earns_no_more_than_a_share(queue: RedisFunctions
     await queue.claim(30)
     served: Counter[str] = Counter()
     for _ in range(80):
-        # One at a time: the account leaves the lane after each, and joins it again.
+        # One at a time, so that the account leaves the lane after each and enters it again.
         if not await queue.redis.call("EXISTS", keys.READY(queue.root, "visitor", "interactive")):
             await queue.submit("visitor")
         served[(await queue.claim_one()).account] += 1
     assert abs(served["visitor"] - served["steady"] - _AHEAD) <= 2
 
 
-async def test_what_is_let_in_before_the_line_takes_no_time_from_it(queue: RedisFunctions) -> None:
-    """The clock does not go back with who was let in early: the next newcomer is no earlier."""
+async def test_account_that_enters_ahead_of_the_clock_does_not_set_it_back(
+    queue: RedisFunctions,
+) -> None:
+    """An account that entered ahead of the clock does not set it back for the next one."""
     for _ in range(60):
         await queue.submit("hog")
     await queue.claim(20)
@@ -166,7 +168,7 @@ async def test_what_is_let_in_before_the_line_takes_no_time_from_it(queue: Redis
     assert int(joined) >= 19_000
 
 
-async def test_beat_keeps_a_lease_and_tells_what_is_lost(queue: RedisFunctions) -> None:
+async def test_renewal_keeps_a_lease_and_returns_lost_ones(queue: RedisFunctions) -> None:
     await queue.submit()
     lost = await queue.claim_one(lease_ms=0)
     assert (await queue.reap()).done == [("ann", lost.id, "crashed")]
@@ -178,7 +180,7 @@ async def test_beat_keeps_a_lease_and_tells_what_is_lost(queue: RedisFunctions) 
     assert float(ends) > again.claimed_ms + LEASE_MS
 
 
-async def test_release_puts_work_back_in_front(queue: RedisFunctions) -> None:
+async def test_release_puts_a_turn_back_in_front(queue: RedisFunctions) -> None:
     tickets = [await queue.submit() for _ in range(3)]
     first = await queue.claim_one()
     assert await queue.release(first) == "released"
@@ -201,12 +203,12 @@ async def test_deferred_work_waits_for_its_time(queue: RedisFunctions) -> None:
     assert (again.id, again.attempt, again.retries) == (ticket.id, 2, 1)
 
 
-async def test_deferral_is_told_as_the_attempts_last_event(queue: RedisFunctions) -> None:
+async def test_deferral_is_the_last_event_of_the_attempt(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     first = await queue.claim_one()
     await queue.append(first, 1, "Hm")
     assert await queue.release(first, delay_ms=1) == "released"
-    # A repetition, and whatever the attempt still wanted to say, come too late.
+    # A repeated call, and anything else that the attempt appends, come too late.
     assert await queue.release(first, delay_ms=1) == "refused"
     assert await queue.append(first, 2, "late") == "refused"
     assert (await queue.status(ticket)).record["seq"] == "2"
@@ -271,7 +273,7 @@ async def test_expired_in_the_queue_is_ended_not_claimed(queue: RedisFunctions) 
     assert await queue.stage(late) == "failed"
 
 
-async def test_many_who_wait_for_a_newer_worker_do_not_hold_up_the_others(
+async def test_many_turns_for_a_newer_worker_do_not_block_the_others(
     queue: RedisFunctions,
 ) -> None:
     newer = [await queue.submit(f"new-{number}", wire=2) for number in range(64)]
@@ -282,7 +284,9 @@ async def test_many_who_wait_for_a_newer_worker_do_not_hold_up_the_others(
     assert sorted(claimed) == sorted(one.id for one in newer)
 
 
-async def test_expired_are_ended_so_many_at_a_time_and_take_no_room(queue: RedisFunctions) -> None:
+async def test_expired_turns_are_ended_in_bounded_calls_and_take_no_room(
+    queue: RedisFunctions,
+) -> None:
     for _ in range(150):
         await queue.submit(lane="batch", deadline_ms=0)
     good = await queue.submit(lane="batch")
@@ -304,7 +308,7 @@ async def _rings(queue: RedisFunctions, lane: Lane = "interactive") -> int:
     return int(await queue.redis.call("LLEN", keys.WAKEUP(queue.root, lane)))
 
 
-async def test_bell_rings_once_for_each_that_becomes_ready(queue: RedisFunctions) -> None:
+async def test_each_ready_turn_pushes_one_wakeup(queue: RedisFunctions) -> None:
     first = await queue.submit()
     await queue.submit("ann", first.session)
     assert await _rings(queue) == 1
@@ -312,7 +316,7 @@ async def test_bell_rings_once_for_each_that_becomes_ready(queue: RedisFunctions
     assert await _rings(queue) == 2
 
 
-async def test_claim_that_leaves_nothing_ready_silences_the_bell(queue: RedisFunctions) -> None:
+async def test_claim_that_leaves_nothing_ready_deletes_the_wakeups(queue: RedisFunctions) -> None:
     for _ in range(3):
         await queue.submit()
     await queue.claim(2)
@@ -321,7 +325,7 @@ async def test_claim_that_leaves_nothing_ready_silences_the_bell(queue: RedisFun
     assert await _rings(queue) == 0
 
 
-async def test_bell_is_rung_for_newer_submissions_until_who_can_read_them_comes(
+async def test_newer_submissions_keep_their_wakeups_until_a_worker_can_read_them(
     queue: RedisFunctions,
 ) -> None:
     await queue.submit(wire=2)
@@ -331,7 +335,7 @@ async def test_bell_is_rung_for_newer_submissions_until_who_can_read_them_comes(
     assert await _rings(queue) == 0
 
 
-async def test_every_way_to_become_ready_rings(queue: RedisFunctions) -> None:
+async def test_every_way_to_become_ready_pushes_a_wakeup(queue: RedisFunctions) -> None:
     first = await queue.submit()
     for _ in range(2):
         await queue.submit("ann", first.session)
@@ -355,13 +359,13 @@ async def test_every_way_to_become_ready_rings(queue: RedisFunctions) -> None:
     assert await _rings(queue) == 2
 
 
-async def test_a_bell_that_nobody_hears_stays_short(queue: RedisFunctions) -> None:
+async def test_list_of_wakeups_without_workers_stays_short(queue: RedisFunctions) -> None:
     for _ in range(160):
         await queue.submit()
     assert 128 <= await _rings(queue) < 144
 
 
-async def test_claim_tells_whether_to_look_again(queue: RedisFunctions) -> None:
+async def test_claim_returns_whether_more_may_be_ready(queue: RedisFunctions) -> None:
     ask = functions.ClaimAsk(
         claim=1, worker="w", wire=1, count=2, batch=2, lease_ms=60_000, keep=KEEP
     )
@@ -375,7 +379,7 @@ async def test_claim_tells_whether_to_look_again(queue: RedisFunctions) -> None:
     ]
 
 
-async def test_what_is_tried_for_ever_is_told_of_its_last_attempts(queue: RedisFunctions) -> None:
+async def test_stream_keeps_the_events_of_the_last_attempts(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     for _ in range(70):
         await queue.release(await queue.claim_one())

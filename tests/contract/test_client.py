@@ -1,4 +1,4 @@
-"""The one connection: many callers, lost lines, silent servers, each reply with its asker."""
+"""The one connection: many callers, lost connections, silent servers, each reply to its caller."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ async def through(own_settings: RedisSettings, proxy: Proxy) -> AsyncIterator[Re
     await client.close()
 
 
-async def test_replies_reach_their_askers_under_random_cancellation(redis: Redis) -> None:
+async def test_replies_reach_their_callers_under_random_cancellation(redis: Redis) -> None:
     dice = random.Random(7)
 
     async def ask(number: int) -> bool:
@@ -84,7 +84,7 @@ async def test_send_needs_no_reply_and_disturbs_none(
     assert await redis.call("LLEN", name) == 50
 
 
-async def test_nobody_there_is_unavailable(own_server: Server, own_redis: Redis) -> None:
+async def test_closed_port_is_unavailable(own_server: Server, own_redis: Redis) -> None:
     own_server.kill()
     with pytest.raises(UnavailableError, match="cannot be reached"):
         await own_redis.call("PING")
@@ -93,7 +93,7 @@ async def test_nobody_there_is_unavailable(own_server: Server, own_redis: Redis)
     assert await own_redis.call("PING") == b"PONG"
 
 
-async def test_outage_is_timed_from_its_first_moment_to_the_next_line(
+async def test_outage_is_timed_from_its_first_moment_to_the_next_connection(
     own_server: Server, own_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = 0.0
@@ -130,7 +130,7 @@ async def test_refusals_are_timed_too(own_redis: Redis, monkeypatch: pytest.Monk
     await own_redis.call("CONFIG", "SET", "maxmemory", 0)
 
 
-async def test_death_in_the_middle_of_a_call_is_told_and_mended(
+async def test_death_during_a_call_is_reported_and_recovered_from(
     own_server: Server, own_redis: Redis
 ) -> None:
     await own_redis.connect()
@@ -148,7 +148,7 @@ async def test_death_in_the_middle_of_a_call_is_told_and_mended(
     ]
 
 
-async def test_call_that_may_be_repeated_survives_a_cut_line(through: Redis, proxy: Proxy) -> None:
+async def test_repeatable_call_survives_a_cut_connection(through: Redis, proxy: Proxy) -> None:
     await through.connect()
     proxy.replies_to_lose = 1
     assert await through.call("ECHO", "a") == b"a"
@@ -160,10 +160,10 @@ async def test_call_that_may_be_repeated_survives_a_cut_line(through: Redis, pro
 
 
 @pytest.mark.parametrize("is_listener", [False, True])
-async def test_line_that_dies_as_soon_as_it_is_open_is_unavailable(
+async def test_connection_that_closes_at_once_is_unavailable(
     tmp_path: Path, is_listener: bool
 ) -> None:
-    """Its end is seen after the greeting and before the first command: nobody may wait on it."""
+    """Its end is seen after the greeting and before the first command: no caller may wait on it."""
 
     async def greet_and_go(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"pollux\r\n")
@@ -195,8 +195,8 @@ async def mute(tmp_path: Path) -> AsyncIterator[str]:
         yield f"unix://{path}"
 
 
-async def test_call_that_is_repeated_has_no_more_patience_for_that(mute: str) -> None:
-    """To connect and to be answered once: the second try has what the first one left of it."""
+async def test_repeated_call_keeps_its_time_limit(mute: str) -> None:
+    """One time limit covers the connection and the reply: a second try has what the first left."""
     settings = RedisSettings(url=mute, connect_seconds=1.0, timeout_seconds=1.2)
     client = Redis(settings)
     with (
@@ -204,12 +204,12 @@ async def test_call_that_is_repeated_has_no_more_patience_for_that(mute: str) ->
         pytest.raises(UnavailableError, match="did not answer in time"),
     ):
         await client.call("PING")
-    # The second line had not been silent for long enough to be given up.
+    # The second connection had not been silent for long enough to be closed.
     assert [line["event"] for line in lines] == ["Redis fell silent"]
     await client.close()
 
 
-async def test_server_that_is_away_is_not_dialled_by_everybody_who_waits(tmp_path: Path) -> None:
+async def test_unreachable_server_is_dialled_once_for_all_callers(tmp_path: Path) -> None:
     client, loop = Redis(RedisSettings(url=f"unix://{tmp_path / 's'}")), asyncio.get_running_loop()
     began = loop.time()
     for _ in range(4):
@@ -217,12 +217,12 @@ async def test_server_that_is_away_is_not_dialled_by_everybody_who_waits(tmp_pat
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert {type(each) for each in found} == {UnavailableError}
         assert "No such file" in str(found[0])
-    # Each time all waited for one attempt, and that for its turn.
+    # Each time all callers waited for one attempt to connect, which waited for its delay.
     assert loop.time() - began >= 3 * _DIAL_PAUSE_SECONDS
     await client.close()
 
 
-async def test_attempt_to_connect_that_nobody_waits_for_any_more_may_fail(
+async def test_attempt_to_connect_without_a_caller_may_fail(
     own_settings: RedisSettings, proxy: Proxy
 ) -> None:
     settings = msgspec.structs.replace(
@@ -236,12 +236,12 @@ async def test_attempt_to_connect_that_nobody_waits_for_any_more_may_fail(
     asking.cancel()
     opening = client._opening
     assert opening is not None
-    # Else its end would be told as an exception that nobody retrieved, and fail this test.
+    # Otherwise its end would be reported as an exception that was never retrieved.
     await until(opening.done)
     await client.close()
 
 
-async def test_line_that_is_lost_twice_is_unavailable(through: Redis, proxy: Proxy) -> None:
+async def test_connection_that_is_lost_twice_is_unavailable(through: Redis, proxy: Proxy) -> None:
     await through.connect()
     proxy.replies_to_lose = 2
     with pytest.raises(UnavailableError):
@@ -249,7 +249,7 @@ async def test_line_that_is_lost_twice_is_unavailable(through: Redis, proxy: Pro
     assert await through.call("PING") == b"PONG"
 
 
-async def test_hung_server_is_given_up_and_found_again(
+async def test_hung_server_is_disconnected_and_reconnected(
     own_server: Server, own_settings: RedisSettings
 ) -> None:
     client = Redis(msgspec.structs.replace(own_settings, timeout_seconds=0.2))
@@ -266,7 +266,7 @@ async def test_hung_server_is_given_up_and_found_again(
     await client.close()
 
 
-async def test_silence_is_fine_while_nobody_waits(own_settings: RedisSettings) -> None:
+async def test_silence_is_allowed_while_no_caller_waits(own_settings: RedisSettings) -> None:
     client = Redis(msgspec.structs.replace(own_settings, timeout_seconds=0.04))
     first = await client.call("CLIENT", "ID")
     clock = asyncio.get_running_loop().time
@@ -289,7 +289,7 @@ async def test_network_that_swallows_everything_is_unavailable(
     await client.close()
 
 
-async def test_server_that_says_not_now_is_unavailable(
+async def test_server_that_replies_not_now_is_unavailable(
     own_server: Server, own_redis: Redis
 ) -> None:
     await own_redis.call("CONFIG", "SET", "maxmemory", 1)
@@ -326,7 +326,7 @@ async def test_password_and_database_of_the_url_are_used(own_server: Server) -> 
         await wrong.close()
 
 
-async def test_server_that_became_a_replica_is_left_for_where_its_name_leads(
+async def test_server_that_became_a_replica_is_left_for_the_new_primary(
     own_server: Server, tmp_path: Path
 ) -> None:
     name, heard = tmp_path / "s", list[bytes]()
@@ -357,14 +357,14 @@ async def test_server_that_became_a_replica_is_left_for_where_its_name_leads(
         await ear.close()
 
 
-async def test_host_that_can_be_no_name_is_nobody_there() -> None:
+async def test_invalid_host_name_is_unavailable() -> None:
     client = Redis(RedisSettings(url=f"redis://{'a' * 70}.b/0"))
     with pytest.raises(UnavailableError, match="cannot be reached"):
         await client.call("PING")
     await client.close()
 
 
-async def test_bytes_that_are_not_the_protocol_end_the_line() -> None:
+async def test_bytes_that_are_not_the_protocol_end_the_connection() -> None:
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -391,7 +391,7 @@ async def test_closed_connection_stays_closed(own_server: Server, own_redis: Red
         await own_redis.call("PING")
 
 
-async def test_caller_that_gives_up_while_connecting_takes_nobody_along(
+async def test_caller_that_gives_up_while_connecting_affects_no_other(
     own_redis: Redis,
 ) -> None:
     first = asyncio.create_task(own_redis.call("PING"))

@@ -1,6 +1,6 @@
-"""Redis' clock set back an hour: what was stored before stands in the future and holds nobody up.
+"""Redis' clock is set back an hour: times stored before are in the future and delay nothing.
 
-The step is made by moving what is stored an hour ahead, as it stands after one.
+The tests make that step by moving the stored times an hour ahead.
 """
 
 from typing import Final
@@ -27,7 +27,7 @@ async def _add_to_scores(redis: Redis, key: str, ms: int) -> None:
 
 
 async def _set_back(queue: RedisFunctions, redis: Redis) -> None:
-    """Leave the queue of a partition as after an hour's step."""
+    """Leave the queue of a partition as if the clock had been set back by an hour."""
     for key in (keys.LEASES, keys.DEFERRED):
         await _add_to_scores(redis, key(queue.root), HOUR_MS)
     await redis.call("HINCRBY", keys.CLOCKS(queue.root), "reaped", HOUR_MS)
@@ -46,7 +46,7 @@ async def test_rate_of_submissions_costs_one_window_at_most(
     assert refused.rate.reset_ms <= 60_000
 
 
-async def test_what_was_put_off_is_tried_again_in_time(queue: RedisFunctions, redis: Redis) -> None:
+async def test_deferred_turn_is_retried_in_time(queue: RedisFunctions, redis: Redis) -> None:
     ticket = await queue.submit()
     await queue.reap(gap_ms=_GAP_MS)
     await queue.release(await queue.claim_one(), delay_ms=60_000)
@@ -57,12 +57,12 @@ async def test_what_was_put_off_is_tried_again_in_time(queue: RedisFunctions, re
     assert name == before[0][0]
     assert abs(due - before[0][1]) < 10_000
     assert await queue.stage(ticket) == "retrying"
-    # It happens once: the next look moves nothing.
+    # It happens once: the next reap moves nothing.
     await queue.reap(gap_ms=_GAP_MS)
     assert await redis.call("ZSCORE", keys.DEFERRED(queue.root), name) == due
 
 
-async def test_leases_and_the_listeners_are_known_again_within_a_lease(
+async def test_leases_and_listeners_recover_within_a_lease(
     queue: RedisFunctions, redis: Redis
 ) -> None:
     await queue.submit()
@@ -78,7 +78,7 @@ async def test_leases_and_the_listeners_are_known_again_within_a_lease(
     assert int(await redis.call("HGET", keys.CLOCKS(queue.root), "reaped")) <= now_ms
 
 
-async def test_clock_that_jumps_ahead_takes_no_lease_of_who_works(
+async def test_clock_that_jumps_ahead_ends_no_lease_of_a_live_worker(
     queue: RedisFunctions, redis: Redis
 ) -> None:
     ticket = await queue.submit()
@@ -95,7 +95,7 @@ async def test_clock_that_jumps_ahead_takes_no_lease_of_who_works(
 
 @pytest.fixture
 def root(redis_settings: RedisSettings) -> str:
-    """Return the root of what belongs to no account."""
+    """Return the root of the keys that belong to no account."""
     return keys.system_root(redis_settings)
 
 

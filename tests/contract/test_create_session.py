@@ -1,4 +1,4 @@
-"""`create_session`: a session without a turn, its place in the list, and its receipt."""
+"""`create_session`: a session without a turn, its place in the list, its idempotency record."""
 
 from shared import ids
 from shared.redis import functions, keys
@@ -72,7 +72,7 @@ async def test_a_key_stands_for_one_session(queue: RedisFunctions) -> None:
     assert not await queue.redis.call("EXISTS", receipt)
 
 
-async def test_a_key_that_came_to_stand_for_another_is_left_alone(queue: RedisFunctions) -> None:
+async def test_idempotency_key_that_was_used_again_is_left_alone(queue: RedisFunctions) -> None:
     first, second = ids.new_id(), ids.new_id()
     await _create(queue, first, idempotency="k")
     receipt = keys.IDEMPOTENCY(queue.root, "ann", "k")
@@ -114,7 +114,7 @@ async def test_sessions_and_messages_share_one_limit(queue: RedisFunctions) -> N
     assert isinstance(await queue.accept(per_minute=3), Accepted)
     last = await _create(queue, ids.new_id(), idempotency="k", per_minute=3)
     assert isinstance(last, NewSession)
-    # The next would be let through a third of a minute after the first.
+    # The next would be allowed a third of a minute after the first.
     assert last.rate is not None
     assert 19_000 < last.rate.retry_ms <= 20_000
     for refused in (
@@ -127,6 +127,6 @@ async def test_sessions_and_messages_share_one_limit(queue: RedisFunctions) -> N
         assert refused.rate.remaining == 0
         assert 19_000 < refused.rate.retry_ms <= 20_000
     assert await queue.redis.call("ZCARD", keys.SESSIONS(queue.root, "ann")) == 3
-    # What was made before is told again, whatever the limit.
+    # A session that was created before is returned again, whatever the limit.
     again = await _create(queue, ids.new_id(), idempotency="k", per_minute=3)
     assert again == NewSession(last.id, is_replayed=True)

@@ -1,4 +1,4 @@
-"""One damaged record is set aside, and stops neither its account's nor its partition's others."""
+"""A damaged generation is set aside; the rest of its account and partition goes on."""
 
 from typing import Final
 
@@ -45,7 +45,7 @@ async def _damage_field(
 
 
 async def _replace(queue: RedisFunctions, name: str) -> None:
-    """Put a key of another type in the place of one."""
+    """Replace a key by one of another type."""
     is_list = await queue.redis.call("TYPE", name) == b"list"
     await queue.redis.call("DEL", name)
     if is_list:
@@ -55,7 +55,7 @@ async def _replace(queue: RedisFunctions, name: str) -> None:
 
 
 async def _sweep(queue: RedisFunctions) -> None:
-    """Delete what damage leaves behind that nothing can put right: the test has looked at it."""
+    """Delete what damage leaves behind and nothing can repair: the test has checked it."""
     names = await queue.redis.call("KEYS", f"{queue.root}*")
     await queue.redis.call("UNLINK", *names)
 
@@ -67,7 +67,7 @@ async def _damaged(queue: RedisFunctions) -> list[str]:
 
 
 async def _go_on(queue: RedisFunctions, *expected: Ticket) -> list[str]:
-    """Reap and claim a few times; what is claimed is completed. Return what was told as damaged."""
+    """Reap, claim and complete a few times. Return what the reaps reported as damaged."""
     completed, told = set(), []
     for _ in range(_CALLS):
         told += [each.name for each in (await queue.reap()).damaged]
@@ -97,7 +97,7 @@ async def test_a_damaged_field_stops_no_neighbour(
 ) -> None:
     await queue.grant(1_000)
     if value == "x" and field in {"session", "model"}:
-        # A text like any other.
+        # Any text is a valid one.
         return
     broken = await _placed(queue, where)
     own, other = await queue.submit(), await queue.submit("bob")
@@ -120,7 +120,7 @@ async def test_a_damaged_field_stops_no_neighbour(
 
 
 async def _placed(queue: RedisFunctions, where: str) -> Ticket:
-    """Submit what is to be damaged, and bring it where it is to be found."""
+    """Submit the generation that is to be damaged, and bring it to its stage."""
     ticket = await queue.submit(hold=_HOLD)
     if where in {"leased", "suspect"}:
         claimed = await queue.claim_one(worker="w", lease_ms=0 if where == "suspect" else 60_000)
@@ -160,7 +160,7 @@ async def test_a_damaged_key_stops_no_neighbour(
     else:
         await _replace(queue, name)
     await _fall_due(queue, broken, where)
-    # A line of the account is of all that it has: of one that is gone nothing can be made anew.
+    # Ready turns are rebuilt from the account's unfinished ones: if those are lost, they cannot be.
     shared = family == "unfinished" or (family == "ready" and is_deleted)
     await _go_on(queue, *([other] if shared else [own, other]))
     if family in {"generation", "submission", "turns"} and where != "late":
@@ -169,7 +169,7 @@ async def test_a_damaged_key_stops_no_neighbour(
     await _sweep(queue)
 
 
-async def test_a_line_of_ready_turns_that_was_lost_is_made_anew(queue: RedisFunctions) -> None:
+async def test_lost_ready_turns_are_rebuilt(queue: RedisFunctions) -> None:
     tickets = [await queue.submit() for _ in range(3)]
     await queue.redis.call("DEL", keys.READY(queue.root, "ann", "interactive"))
     await _go_on(queue, *tickets)
@@ -209,7 +209,7 @@ async def test_a_damaged_next_turn_leaves_its_place_to_the_one_after(queue: Redi
     assert await _damaged(queue) == [f"ann:{broken.id}"]
 
 
-async def test_a_damaged_lease_costs_no_other_its_beat(queue: RedisFunctions) -> None:
+async def test_damaged_lease_does_not_stop_the_renewal_of_others(queue: RedisFunctions) -> None:
     broken, sound = await queue.submit(), await queue.submit()
     held = await queue.claim(2)
     await _replace(queue, _key(queue, broken, "generation"))
@@ -218,7 +218,7 @@ async def test_a_damaged_lease_costs_no_other_its_beat(queue: RedisFunctions) ->
     await _sweep(queue)
 
 
-async def test_what_a_lost_reply_took_is_given_back_beside_a_damaged_one(
+async def test_turns_of_an_unacknowledged_claim_are_requeued_beside_a_damaged_one(
     queue: RedisFunctions,
 ) -> None:
     broken, sound = await queue.submit(), await queue.submit()
@@ -229,7 +229,7 @@ async def test_what_a_lost_reply_took_is_given_back_beside_a_damaged_one(
     assert await _damaged(queue) == [f"ann:{broken.id}"]
 
 
-async def test_only_so_many_are_noted(queue: RedisFunctions) -> None:
+async def test_list_of_damaged_generations_is_bounded(queue: RedisFunctions) -> None:
     noted = keys.DAMAGED(queue.root)
     old = [word for number in range(1_000) for word in (number, f"old:{number}")]
     await queue.redis.call("ZADD", noted, *old)

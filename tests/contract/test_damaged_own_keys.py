@@ -1,4 +1,4 @@
-"""API keys beside a key of Redis that something else has overwritten: named, and nobody else's."""
+"""API keys beside an overwritten Redis key: it is named, and other accounts are not affected."""
 
 import msgspec
 import pytest
@@ -29,7 +29,7 @@ def _named(error: WrongTypeError) -> list[str]:
 
 
 @pytest.mark.parametrize("key", [*_LISTS, keys.LISTED_KEYS_COUNT], ids=lambda key: key.pattern)
-async def test_no_half_of_a_key_is_made_where_a_list_is_of_another_type(
+async def test_no_half_of_a_key_is_created_where_a_list_is_of_another_type(
     own_keys: OwnKeys, key: keys.Key
 ) -> None:
     before = await own_keys.redis.call("HGETALL", keys.KEY_IDS(own_keys.root))
@@ -49,7 +49,7 @@ async def test_no_half_of_a_key_is_made_where_a_list_is_of_another_type(
 
 
 @pytest.mark.parametrize("key", _LISTS, ids=lambda key: key.pattern)
-async def test_a_key_is_revoked_and_fronts_are_told_whatever_its_lists_are(
+async def test_key_is_revoked_and_fronts_are_notified_whatever_its_lists_are(
     own_keys: OwnKeys, redis_settings: RedisSettings, key: keys.Key
 ) -> None:
     made = [await own_keys.made(expires=SystemClock().now_ms() + 60_000) for _ in range(2)]
@@ -81,7 +81,7 @@ async def test_a_key_is_revoked_and_fronts_are_told_whatever_its_lists_are(
 
 
 async def _in_the_place_of(own_keys: OwnKeys, name: str) -> bytes | None:
-    """Put a hash in the place of a key; return what was there."""
+    """Replace a key by a hash; return what was there."""
     kept: bytes | None = await own_keys.redis.call("DUMP", name)
     await own_keys.redis.call("DEL", name)
     await own_keys.redis.call("HSET", name, "f", "x")
@@ -94,7 +94,7 @@ async def _bring_back(own_keys: OwnKeys, name: str, kept: bytes | None) -> None:
         await own_keys.redis.call("RESTORE", name, 0, kept)
 
 
-async def test_a_key_that_stops_the_making_or_the_deletion_of_another_is_named(
+async def test_redis_key_that_stops_the_creation_or_deletion_of_an_api_key_is_named(
     own_keys: OwnKeys,
 ) -> None:
     made = await own_keys.made()
@@ -117,7 +117,7 @@ async def test_a_key_that_stops_the_making_or_the_deletion_of_another_is_named(
         await _bring_back(own_keys, name, kept)
 
 
-async def test_an_account_that_is_refused_by_a_key_hears_of_it_by_its_name(
+async def test_error_names_the_redis_key_that_stopped_the_call(
     own_keys: OwnKeys,
 ) -> None:
     name = keys.ACCOUNT(own_keys.root, "acme")
@@ -133,7 +133,7 @@ async def test_an_account_that_is_refused_by_a_key_hears_of_it_by_its_name(
 
 
 @pytest.mark.parametrize("damage", ["list", "ends", "record", "bytes"])
-async def test_one_accounts_damage_keeps_no_other_from_its_keys(
+async def test_damage_of_one_account_does_not_affect_the_keys_of_another(
     own_keys: OwnKeys, damage: str
 ) -> None:
     soon = SystemClock().now_ms() + 60_000

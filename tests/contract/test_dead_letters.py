@@ -46,7 +46,7 @@ async def _listed(queue: RedisFunctions) -> list[str]:
 
 
 @pytest.mark.parametrize("category", sorted(errors.DEAD_CATEGORIES))
-async def test_failure_that_is_not_the_callers_is_kept(
+async def test_failure_that_is_not_the_callers_leaves_a_dead_letter(
     queue: RedisFunctions, category: errors.Category
 ) -> None:
     ticket = await queue.submit()
@@ -57,7 +57,7 @@ async def test_failure_that_is_not_the_callers_is_kept(
 
 
 @pytest.mark.parametrize("category", ["content_policy", "invalid_request", "cancelled", "expired"])
-async def test_failure_that_is_the_callers_or_times_is_not_kept(
+async def test_failure_of_the_caller_or_a_deadline_leaves_no_dead_letter(
     queue: RedisFunctions, category: errors.Category
 ) -> None:
     ticket = await queue.submit()
@@ -66,7 +66,9 @@ async def test_failure_that_is_the_callers_or_times_is_not_kept(
     assert not await _is_dead(queue, ticket)
 
 
-async def test_what_completes_or_is_cancelled_or_expires_is_not_kept(queue: RedisFunctions) -> None:
+async def test_completed_cancelled_and_expired_generations_leave_no_dead_letter(
+    queue: RedisFunctions,
+) -> None:
     await queue.submit()
     await queue.complete(await queue.claim_one())
     await queue.cancel(await queue.submit())
@@ -76,7 +78,7 @@ async def test_what_completes_or_is_cancelled_or_expires_is_not_kept(queue: Redi
     assert await queue.dead() == []
 
 
-async def test_letter_tells_what_was_asked_and_how_each_attempt_ended(
+async def test_dead_letter_has_the_message_and_how_each_attempt_ended(
     queue: RedisFunctions,
 ) -> None:
     await queue.grant(100)
@@ -128,7 +130,7 @@ async def test_poison_is_kept_with_every_crash(queue: RedisFunctions) -> None:
     assert CRASHED.code in letter["failure"]
 
 
-async def test_only_the_last_attempts_are_told(queue: RedisFunctions) -> None:
+async def test_dead_letter_has_the_last_attempts_only(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     for _ in range(40):
         await queue.release(await queue.claim_one())
@@ -138,14 +140,16 @@ async def test_only_the_last_attempts_are_told(queue: RedisFunctions) -> None:
     assert [line.split(" ")[0] for line in lines] == [str(number) for number in range(26, 42)]
 
 
-async def test_history_of_what_is_answered_goes_with_it(queue: RedisFunctions) -> None:
+async def test_history_of_attempts_is_deleted_when_the_generation_completes(
+    queue: RedisFunctions,
+) -> None:
     ticket = await queue.submit()
     await queue.release(await queue.claim_one())
     await queue.complete(await queue.claim_one())
     assert "history" not in (await queue.status(ticket)).record
 
 
-async def test_letters_go_when_they_are_too_old(queue: RedisFunctions) -> None:
+async def test_dead_letters_expire(queue: RedisFunctions) -> None:
     keep = KeepTimes(record_ms=60_000, events_ms=30_000, dead_ms=50)
     ticket = await queue.submit()
     await queue.fail(await queue.claim_one(), DOWN, keep=keep)
@@ -158,7 +162,9 @@ async def test_letters_go_when_they_are_too_old(queue: RedisFunctions) -> None:
     assert await queue.redis.call("EXISTS", keys.DEAD_LETTERS(queue.root)) == 0
 
 
-async def test_the_oldest_go_when_there_are_too_many(queue: RedisFunctions) -> None:
+async def test_oldest_dead_letters_are_deleted_when_there_are_too_many(
+    queue: RedisFunctions,
+) -> None:
     tickets = []
     keep = KeepTimes(record_ms=60_000, events_ms=30_000, dead_max=3)
     for _ in range(5):
@@ -167,7 +173,7 @@ async def test_the_oldest_go_when_there_are_too_many(queue: RedisFunctions) -> N
         await _next_ms(queue)
     assert await _listed(queue) == [ticket.id for ticket in reversed(tickets[2:])]
     assert not await _is_dead(queue, tickets[0])
-    # A smaller setting holds from the next look on.
+    # A smaller limit applies from the next listing on.
     assert len(await queue.dead(keep=KeepTimes(60_000, 30_000, dead_max=1))) == 1
 
 
@@ -188,7 +194,7 @@ async def _next_ms(queue: RedisFunctions) -> None:
 
 async def test_pages_follow_one_another_whatever_leaves_the_list(queue: RedisFunctions) -> None:
     tickets = {ticket.id: ticket for ticket in [await _dies(queue) for _ in range(7)]}
-    # All in one millisecond: the order is still total.
+    # All within one millisecond: the order is total nevertheless.
     names = [f"ann:{id_}" for id_ in tickets]
     for name in names:
         await queue.redis.call("ZADD", keys.DEAD_LETTERS(queue.root), "XX", 2_000_000_000_000, name)
@@ -218,7 +224,7 @@ async def test_list_is_narrowed_by_time(queue: RedisFunctions) -> None:
     assert await died(since_ms=newest + 1) == []
 
 
-async def test_retry_asks_the_same_again_once(queue: RedisFunctions) -> None:
+async def test_dead_letter_is_retried_once_with_the_same_message(queue: RedisFunctions) -> None:
     await queue.grant(100)
     ticket = await _dies(queue, hold=40)
     told, *again = await asyncio.gather(*(queue.revive(ticket) for _ in range(5)))
@@ -322,7 +328,7 @@ async def test_letter_outlives_the_record_of_its_generation(queue: RedisFunction
     assert (await queue.claim_one()).turn == 2
 
 
-async def test_the_judge_of_every_test_sees_what_is_wrong_with_dead_letters(
+async def test_invariants_find_what_is_wrong_with_dead_letters(
     queue: RedisFunctions, server: Server, redis_settings: RedisSettings
 ) -> None:
     kept, retried = await _dies(queue), await _dies(queue)

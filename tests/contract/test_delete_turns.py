@@ -1,4 +1,4 @@
-"""What the turns of a deleted session left is forgotten piece by piece, by whoever is there."""
+"""`delete_turns`: the turns of a deleted session are deleted piece by piece, by any process."""
 
 from shared.redis import keys, library
 from shared.redis.functions import DeleteSessionAsk, DeleteTurnsAsk
@@ -8,7 +8,7 @@ _LONG = "x" * 300_000
 
 
 async def _turns(queue: RedisFunctions, count: int, text: str) -> list[Ticket]:
-    """Return the turns of one session, each with so long an answer."""
+    """Return the turns of one session, each with an answer of that length."""
     tickets: list[Ticket] = []
     for _ in range(count):
         tickets.append(await queue.submit("ann", tickets[0].session if tickets else None))
@@ -17,7 +17,7 @@ async def _turns(queue: RedisFunctions, count: int, text: str) -> list[Ticket]:
 
 
 async def _delete_and_die(queue: RedisFunctions, session: str) -> str:
-    """Delete a session and do nothing after that, as who is killed in between."""
+    """Delete a session without its turns, like a process that is killed in between."""
     ask = DeleteSessionAsk(account="ann", id=session, keep=KEEP, channels=CHANNELS)
     answer: bytes = await library.invoke(queue.redis, "delete_session", queue.root, ask)
     return answer.decode()
@@ -27,7 +27,9 @@ async def _chunks(queue: RedisFunctions) -> int:
     return len(await queue.redis.call("KEYS", f"{queue.root}turns:*"))
 
 
-async def test_much_is_forgotten_in_several_calls_last_turns_first(queue: RedisFunctions) -> None:
+async def test_many_turns_are_deleted_in_several_calls_the_last_first(
+    queue: RedisFunctions,
+) -> None:
     first, *_, last = await _turns(queue, 33, _LONG)
     assert await _delete_and_die(queue, first.session) == "deleted"
     ask = DeleteTurnsAsk(account="ann", id=first.session)
@@ -36,13 +38,13 @@ async def test_much_is_forgotten_in_several_calls_last_turns_first(queue: RedisF
         left.append(await _chunks(queue))
         assert await queue.find("ann", last.id) is None
         assert await queue.find("ann", first.id) is not None
-    # Of 9.9 MB, 4 MiB and the rest of a turn at once; the first turns are in the last chunk.
+    # Of 9.9 MB, one call deletes 4 MiB and the rest of a turn.
     assert left == [3, 2, 1]
     assert await queue.redis.call("KEYS", f"{queue.root}*:ann:*") == []
     assert await queue.redis.call("EXISTS", keys.TURNS_TO_DELETE(queue.root)) == 0
 
 
-async def test_deleting_again_goes_on_with_what_was_left(queue: RedisFunctions) -> None:
+async def test_repeated_deletion_continues_with_the_rest(queue: RedisFunctions) -> None:
     first, last = await _turns(queue, 2, "Hi")
     assert await _delete_and_die(queue, first.session) == "deleted"
     assert await queue.find("ann", last.id) is not None
@@ -51,7 +53,7 @@ async def test_deleting_again_goes_on_with_what_was_left(queue: RedisFunctions) 
     assert not await queue.delete_session("ann", first.session)
 
 
-async def test_session_that_is_being_forgotten_takes_no_message(queue: RedisFunctions) -> None:
+async def test_session_that_is_being_deleted_takes_no_message(queue: RedisFunctions) -> None:
     [ticket] = await _turns(queue, 1, "Hi")
     await _delete_and_die(queue, ticket.session)
     answer = await queue.accept("ann", ticket.session, is_new=False)

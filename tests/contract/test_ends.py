@@ -1,4 +1,4 @@
-"""`cancel`, `reap` and `delete_session`: the ends that no worker reports, and what they leave."""
+"""`cancel`, `reap` and `delete_session`: ends that no worker reports, and what they leave."""
 
 from shared.errors import CANCELLED, CRASHED, EXPIRED
 from shared.redis import keys
@@ -16,7 +16,9 @@ async def _answer(queue: RedisFunctions, ticket: Ticket) -> AssistantMessage:
     return decode_assistant(look.body)
 
 
-async def test_cancel_of_what_waits_ends_it_and_gives_the_hold_back(queue: RedisFunctions) -> None:
+async def test_cancel_of_a_waiting_generation_ends_it_and_releases_the_hold(
+    queue: RedisFunctions,
+) -> None:
     await queue.grant(100)
     ticket = await queue.submit(hold=40)
     assert await queue.cancel(ticket) == Cancelled(40)
@@ -28,7 +30,7 @@ async def test_cancel_of_what_waits_ends_it_and_gives_the_hold_back(queue: Redis
     assert await queue.events(ticket) == [("1-1", '{"type":"cancelled"}')]
 
 
-async def test_cancel_of_what_runs_asks_the_worker(queue: RedisFunctions) -> None:
+async def test_cancel_of_a_running_generation_asks_the_worker(queue: RedisFunctions) -> None:
     await queue.grant(100)
     ticket = await queue.submit(hold=40)
     claimed = await queue.claim_one(worker="w7")
@@ -110,7 +112,7 @@ async def _misses_one(queue: RedisFunctions) -> bool:
     return (await queue.reap(absent_ms=86_400_000)).missed == 1
 
 
-async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_lapse(
+async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_expire(
     queue: RedisFunctions, redis_settings: RedisSettings
 ) -> None:
     ticket = await queue.submit()
@@ -143,7 +145,7 @@ async def test_worker_whose_listener_is_gone_is_replaced_before_its_leases_lapse
     await ear.close()
 
 
-async def test_worker_that_is_heard_again_in_time_is_not_missed(
+async def test_worker_that_listens_again_in_time_is_not_dead(
     queue: RedisFunctions, redis_settings: RedisSettings
 ) -> None:
     await queue.submit()
@@ -157,13 +159,13 @@ async def test_worker_that_is_heard_again_in_time_is_not_missed(
     await ear.close()
 
 
-async def test_where_the_server_may_not_be_asked_nobody_is_noted_for_ever(
+async def test_where_pubsub_is_forbidden_no_worker_is_kept_for_ever(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     queue = RedisFunctions(own_redis, own_settings)
     await own_redis.call("ACL", "SETUSER", "default", "-pubsub")
     where = keys.CLAIMING_WORKERS(queue.root)
-    # As many as fleets of years leave behind, and more than Lua can name in one call.
+    # As many workers as years leave behind, and more than Lua can unpack in one call.
     for first in range(0, 9_000, 1_000):
         names = [word for n in range(first, first + 1_000) for word in (0, f"worker-{n}")]
         await own_redis.call("ZADD", where, *names)
@@ -173,7 +175,7 @@ async def test_where_the_server_may_not_be_asked_nobody_is_noted_for_ever(
     assert await own_redis.call("ZCARD", where) == 0
 
 
-async def test_nobody_is_missed_right_after_a_gap_in_the_reaping(queue: RedisFunctions) -> None:
+async def test_no_worker_is_dead_right_after_a_gap_in_the_reaping(queue: RedisFunctions) -> None:
     await queue.submit()
     await queue.claim_one(lease_ms=LONG_MS)
     await queue.reap(absent_ms=0)
@@ -182,7 +184,7 @@ async def test_nobody_is_missed_right_after_a_gap_in_the_reaping(queue: RedisFun
     assert (await queue.reap(absent_ms=0)).done == []
 
 
-async def test_worker_that_claims_before_its_listener_is_back_is_not_missed(
+async def test_worker_that_claims_before_its_listener_is_back_is_not_dead(
     queue: RedisFunctions,
 ) -> None:
     await queue.submit()
@@ -246,7 +248,9 @@ async def test_cancelled_by_request_is_not_run_again_by_a_crash(queue: RedisFunc
     assert await queue.stage(ticket) == "cancelled"
 
 
-async def test_deadline_ends_what_waits_runs_or_is_deferred(queue: RedisFunctions) -> None:
+async def test_deadline_ends_waiting_running_and_deferred_generations(
+    queue: RedisFunctions,
+) -> None:
     await queue.grant(100)
     running = await queue.submit("ann", hold=10)
     claimed = await queue.claim_one()
@@ -298,7 +302,7 @@ async def test_deleted_session_leaves_no_key(queue: RedisFunctions) -> None:
     assert await queue.settle(claimed, seq=2) is None
 
 
-async def test_deleted_session_forgets_many_turns(queue: RedisFunctions) -> None:
+async def test_deleted_session_deletes_many_turns(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     for turn in range(40):
         if turn:
@@ -309,12 +313,12 @@ async def test_deleted_session_forgets_many_turns(queue: RedisFunctions) -> None
     assert await queue.redis.call("KEYS", f"{queue.root}*:ann:*") == []
 
 
-async def test_deleting_one_session_spares_the_next_user_of_its_idempotency_key(
+async def test_deleting_a_session_keeps_a_later_record_of_its_idempotency_key(
     queue: RedisFunctions,
 ) -> None:
     old = await queue.submit(idempotency="key", idempotency_ms=60_000)
     await queue.complete(await queue.claim_one())
-    # As if the first receipt had reached its age while the record of its generation was still kept.
+    # As if the first idempotency record had expired while its generation's record was still kept.
     names = await queue.redis.call("KEYS", f"{queue.root}idempotency:*")
     await queue.redis.call("DEL", *names)
     new = await queue.submit(idempotency="key")

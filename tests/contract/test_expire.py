@@ -1,4 +1,4 @@
-"""`expire`, and `cancel` where no worker lives: one generation that time has overtaken is ended."""
+"""`expire`, and `cancel` where no worker is alive: a generation past its deadline is ended."""
 
 import asyncio
 
@@ -82,7 +82,7 @@ async def test_cancel_ends_what_a_dead_worker_ran_once_its_lease_has_expired(
     await queue.append(claimed, 1, "Half")
     assert await _cancel(queue, ticket) == Cancelled(None)
     await queue.redis.call("ZADD", keys.LEASES(queue.root), 1, f"ann:{ticket.id}")
-    # Where workers live, one of them reaps it.
+    # Where workers are alive, one of them reaps it.
     assert await queue.cancel(ticket) == Cancelled(None)
     answers = await asyncio.gather(*(_cancel(queue, ticket) for _ in range(10)))
     assert answers.count(Cancelled(40)) == 1

@@ -1,4 +1,4 @@
-"""Who is served when not all can be: persons first, accounts by weight, none beyond its most."""
+"""Which turns are claimed first: interactive ones, accounts by weight, none beyond its limit."""
 
 import re
 from collections import Counter
@@ -13,7 +13,9 @@ _AHEAD = fairness.CLAIMS_AHEAD
 _DOCUMENT = Path(__file__).parents[2] / "shared" / "README.md"
 
 
-async def test_batch_gets_one_claim_in_twenty_while_persons_wait(queue: RedisFunctions) -> None:
+async def test_batch_gets_one_claim_in_twenty_while_interactive_turns_wait(
+    queue: RedisFunctions,
+) -> None:
     for number in range(60):
         await queue.submit(f"person{number % 7}")
     for _ in range(5):
@@ -23,7 +25,9 @@ async def test_batch_gets_one_claim_in_twenty_while_persons_wait(queue: RedisFun
     assert [at for at, lane in enumerate(lanes, 1) if lane == "batch"] == [20, 40, 60]
 
 
-async def test_persons_who_were_alone_owe_a_batch_nothing(queue: RedisFunctions) -> None:
+async def test_interactive_claims_without_a_waiting_batch_are_not_counted(
+    queue: RedisFunctions,
+) -> None:
     for _ in range(40):
         await queue.submit()
     assert len(await queue.claim(30)) == 30
@@ -41,7 +45,7 @@ async def test_batch_is_given_no_more_slots_than_are_free_for_it(queue: RedisFun
     assert len(await queue.claim(5, batch=3)) == 3
 
 
-async def test_bell_of_a_batch_rings_apart(queue: RedisFunctions) -> None:
+async def test_batch_lane_has_its_own_wakeups(queue: RedisFunctions) -> None:
     async def rings() -> list[int]:
         names = [keys.WAKEUP(queue.root, lane) for lane in ("interactive", "batch")]
         return [int(await queue.redis.call("LLEN", name)) for name in names]
@@ -102,7 +106,7 @@ async def test_what_runs_of_one_lane_counts_in_the_other(queue: RedisFunctions) 
     assert [one.id for one in await queue.claim(5)] == [person.id]
 
 
-async def test_a_batch_leaves_its_own_account_s_person_room(queue: RedisFunctions) -> None:
+async def test_batch_leaves_room_for_its_accounts_interactive_turns(queue: RedisFunctions) -> None:
     for _ in range(6):
         await queue.submit("ann", running_max=4, lane="batch")
     batch = await queue.claim(9)
@@ -115,7 +119,7 @@ async def test_a_batch_leaves_its_own_account_s_person_room(queue: RedisFunction
     assert [one.lane for one in await queue.claim(9)] == ["batch"]
 
 
-async def test_account_that_waits_outside_may_cancel_what_waits(queue: RedisFunctions) -> None:
+async def test_account_outside_its_lane_may_cancel_waiting_turns(queue: RedisFunctions) -> None:
     await queue.submit("ann", running_max=1)
     [running] = await queue.claim(5)
     waiting = await queue.submit("ann", running_max=1)
@@ -124,7 +128,7 @@ async def test_account_that_waits_outside_may_cancel_what_waits(queue: RedisFunc
     assert await queue.claim(5) == []
 
 
-async def test_lease_that_lapses_lets_an_account_in_again(queue: RedisFunctions) -> None:
+async def test_expired_lease_lets_an_account_into_its_lane_again(queue: RedisFunctions) -> None:
     await queue.submit("ann", running_max=1)
     await queue.submit("ann", running_max=1)
     [first] = await queue.claim(5)
@@ -134,7 +138,7 @@ async def test_lease_that_lapses_lets_an_account_in_again(queue: RedisFunctions)
     assert [(one.id, one.attempt) for one in again] == [(first.id, 2)]
 
 
-async def test_raised_most_counts_from_the_next_end_on(queue: RedisFunctions) -> None:
+async def test_raised_running_max_counts_from_the_next_end_on(queue: RedisFunctions) -> None:
     for _ in range(6):
         await queue.submit("ann", running_max=1)
     [running] = await queue.claim(5)
@@ -145,7 +149,7 @@ async def test_raised_most_counts_from_the_next_end_on(queue: RedisFunctions) ->
     assert len(claimed) == 3
 
 
-async def test_raised_most_lets_an_account_in_at_once_for_what_was_ready(
+async def test_raised_running_max_lets_an_account_into_its_lane_at_once(
     queue: RedisFunctions,
 ) -> None:
     tickets = [await queue.submit("ann", running_max=1) for _ in range(2)]
@@ -157,7 +161,9 @@ async def test_raised_most_lets_an_account_in_at_once_for_what_was_ready(
     assert [one.id for one in await queue.claim(5)] == [behind.id]
 
 
-async def test_weight_lets_nobody_more_in_before_the_line(queue: RedisFunctions) -> None:
+async def test_accounts_of_any_weight_start_the_same_number_of_claims_ahead(
+    queue: RedisFunctions,
+) -> None:
     for _ in range(60):
         await queue.submit("hog")
     await queue.claim(20)

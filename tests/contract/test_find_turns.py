@@ -1,4 +1,4 @@
-"""find_turns: which turns of a session are there, and how many of them are read at once."""
+"""`find_turns`: which turns a session has, and how many of them are read at once."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from shared.redis.functions import FindTurnsAsk, FoundTurns
 from tests.support.redis_functions import RedisFunctions, Ticket
 
 _CHARACTERS = 1_000
-# A record is its text and some more.
+# A record takes a little more than its text.
 _TWO_TURNS = 5_000
 
 
@@ -43,11 +43,11 @@ async def test_as_many_turns_fit_as_have_so_many_bytes(queue: RedisFunctions) ->
     assert await _span(queue, ticket, _TWO_TURNS, count=3) == (18, 20, 19)
     assert await _span(queue, ticket, _TWO_TURNS, count=50, last=2) == (1, 2, 2)
     assert await _span(queue, ticket, 10**6, first=1) == (1, 20, 20)
-    # A turn is never parted, however long it is.
+    # A turn is never split, however long it is.
     assert await _span(queue, ticket, 1, first=7) == (7, 20, 7)
 
 
-async def test_of_turns_that_are_not_there_none_is_found(queue: RedisFunctions) -> None:
+async def test_turns_that_do_not_exist_are_not_found(queue: RedisFunctions) -> None:
     ticket = await _talk(queue, 2)
     assert await _span(queue, ticket, 1, first=3) == (3, 2, 2)
     assert await _span(queue, ticket, 1, count=5, last=0) == (1, 0, 0)
@@ -55,7 +55,7 @@ async def test_of_turns_that_are_not_there_none_is_found(queue: RedisFunctions) 
     assert await _found(queue, Ticket("ann", "nobody", "none"), 1, first=1) is None
 
 
-async def test_what_nobody_has_counted_is_weighed(queue: RedisFunctions) -> None:
+async def test_session_without_a_count_is_measured(queue: RedisFunctions) -> None:
     ticket = await _talk(queue, 4)
     where = keys.SESSION(queue.root, "ann", ticket.session)
     bytes_ = await queue.redis.call("HGET", where, "bytes")
@@ -64,7 +64,7 @@ async def test_what_nobody_has_counted_is_weighed(queue: RedisFunctions) -> None
     await queue.redis.call("HSET", where, "bytes", bytes_)
 
 
-async def test_a_session_is_told_with_its_turns(queue: RedisFunctions) -> None:
+async def test_session_is_returned_with_its_turns(queue: RedisFunctions) -> None:
     ticket = await _talk(queue, 1)
     found = await _found(queue, ticket, 1, first=1)
     assert found is not None

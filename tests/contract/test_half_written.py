@@ -1,6 +1,6 @@
-"""Where a key that a whole partition shares is of another type, no end is done by halves.
+"""Where a key that a whole partition shares holds another type, no end is half written.
 
-Each call is made again, as its caller would, and the credits are counted after that.
+Each call is repeated, as its caller would do, and then the credits are checked.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.each_once
 
 _LEFT_BY_ENDS: Final = (keys.LEASES, keys.DEFERRED, keys.SUSPECTS, keys.DEAD_LETTERS)
 _LEFT: Final = pytest.mark.parametrize("key", _LEFT_BY_ENDS, ids=lambda key: key.pattern)
-# Redis' commands that read several sorted sets at once take a set for one.
+# Redis' commands on several sorted sets accept a set as one.
 _KINDS: Final = pytest.mark.parametrize("kind", ["string", "set"])
 
 
@@ -31,7 +31,7 @@ async def _credits(queue: RedisFunctions) -> tuple[int, int, int]:
 
 
 async def _overwrite(queue: RedisFunctions, name: str, kind: str = "string") -> bytes | None:
-    """Put something else in a key's place; return what was there."""
+    """Replace a key by something else; return what was there."""
     kept: bytes | None = await queue.redis.call("DUMP", name)
     await queue.redis.call("DEL", name)
     await (queue.redis.call("SET", name, "x") if kind == "string" else _add(queue, name))
@@ -69,7 +69,7 @@ async def test_expired_turn_is_no_source_of_credits_for_who_claims(
 ) -> None:
     await queue.grant(100)
     ticket = await queue.submit(hold=10)
-    # Its time is over, as its record says.
+    # Its deadline has passed, as its record says.
     await queue.redis.call("HSET", keys.GENERATION(queue.root, "ann", ticket.id), "deadline", "1")
     name = key(queue.root)
     kept = await _overwrite(queue, name, kind)
@@ -118,7 +118,7 @@ async def test_failure_is_settled_once_and_the_session_goes_on(
     await queue.cancel(following)
 
 
-async def test_settlement_that_was_refused_tells_the_rest_once(queue: RedisFunctions) -> None:
+async def test_refused_settlement_appends_the_rest_once(queue: RedisFunctions) -> None:
     ticket, claimed = await _begun(queue)
     name = keys.LANE(queue.root, "interactive")
     kept = await _overwrite(queue, name)
@@ -163,13 +163,13 @@ async def test_answer_is_settled_whatever_the_other_lane_is(
 
 
 async def _full_with_one_parked(queue: RedisFunctions) -> tuple[Ticket, Claimed]:
-    """Have a turn parked for `shop`, and another that takes all that the account may run."""
+    """Park a turn for `shop`, and run another that takes all that the account may run."""
     await queue.submit(running_max=1)
     await queue.release(await queue.claim_one(), delay_ms=60_000, parked="shop")
     return await _begun(queue, running_max=1)
 
 
-async def test_settlement_needs_no_line_of_parked_turns(
+async def test_settlement_needs_no_queue_of_parked_turns(
     queue: RedisFunctions, settings: Settings
 ) -> None:
     _, claimed = await _full_with_one_parked(queue)
@@ -184,7 +184,7 @@ async def test_settlement_needs_no_line_of_parked_turns(
     assert await key_repair.find_wrong_keys() == {}
 
 
-async def test_parked_turn_is_cancelled_once_whatever_its_line_is(queue: RedisFunctions) -> None:
+async def test_parked_turn_is_cancelled_once_whatever_its_queue_is(queue: RedisFunctions) -> None:
     await queue.grant(100)
     ticket = await queue.submit(hold=10)
     await queue.release(await queue.claim_one(), delay_ms=60_000, parked="shop")

@@ -1,4 +1,4 @@
-"""Mending damaged keys: a repeat completes what was cut short, and looking changes nothing."""
+"""Repair of damaged keys: a second repair completes a broken off one; a check changes nothing."""
 
 from typing import Final
 
@@ -24,7 +24,7 @@ _DOWN: Final = Failure(message="Down.", category="provider_error", code="DOWN", 
 
 @pytest.fixture
 def key_repair(queue: RedisFunctions, redis_settings: RedisSettings) -> KeyRepair:
-    """Return what mends the keys of the desk's partition, where ann is."""
+    """Return the repair of the keys of the queue's partition, which is ann's."""
     ann = Account(id="ann", tier="pro", partition=queue.settings.partitions - 1, created=1)
     return KeyRepair(queue.redis, Settings(redis=redis_settings), [ann], SystemClock())
 
@@ -39,7 +39,7 @@ async def _no_restore(*_: object) -> int:
 
 
 @pytest.mark.parametrize("key", _LINES, ids=lambda key: key.pattern)
-async def test_mending_that_was_cut_short_is_completed_by_the_next(
+async def test_interrupted_repair_is_completed_by_the_next(
     queue: RedisFunctions, key_repair: KeyRepair, monkeypatch: pytest.MonkeyPatch, key: keys.Key
 ) -> None:
     await queue.grant(100)
@@ -68,7 +68,7 @@ async def test_mending_that_was_cut_short_is_completed_by_the_next(
     await queue.redis.call("UNLINK", aside)
 
 
-async def test_lane_made_anew_is_counted(queue: RedisFunctions, key_repair: KeyRepair) -> None:
+async def test_rebuilt_lane_is_counted(queue: RedisFunctions, key_repair: KeyRepair) -> None:
     await queue.submit()
     await _overwrite(queue, keys.LANE(queue.root, "interactive"))
     repaired = await key_repair.repair()
@@ -98,7 +98,7 @@ async def test_dead_letter_of_another_type_is_left_and_the_others_are_listed(
     await queue.redis.call("UNLINK", damaged)
 
 
-async def test_all_lines_may_be_lost_at_once(queue: RedisFunctions, key_repair: KeyRepair) -> None:
+async def test_all_queues_may_be_lost_at_once(queue: RedisFunctions, key_repair: KeyRepair) -> None:
     await queue.grant(100)
     tickets = [await queue.submit(hold=10) for _ in range(3)]
     tickets.append(await queue.submit("ann", tickets[2].session, hold=10))
@@ -129,7 +129,7 @@ async def test_all_lines_may_be_lost_at_once(queue: RedisFunctions, key_repair: 
     [keys.ACCOUNT_KEYS, keys.KEY_EXPIRIES, keys.LISTED_KEYS_COUNT],
     ids=lambda key: key.pattern,
 )
-async def test_lists_of_api_keys_are_named_set_aside_and_made_anew(
+async def test_lists_of_api_keys_are_named_set_aside_and_rebuilt(
     queue: RedisFunctions, redis_settings: RedisSettings, key: keys.Key
 ) -> None:
     accounts = Accounts(queue.redis, redis_settings, b"pepper", SystemClock())
@@ -150,7 +150,7 @@ async def test_lists_of_api_keys_are_named_set_aside_and_made_anew(
     await queue.redis.call("UNLINK", *repaired.set_aside)
 
 
-async def test_workers_are_in_the_way_of_leases_only(
+async def test_live_workers_prevent_only_the_repair_of_leases(
     queue: RedisFunctions, key_repair: KeyRepair, redis_settings: RedisSettings
 ) -> None:
     report = WorkerReport(id="w1", concurrency=1, running=0, models=(), wire=1)
@@ -161,7 +161,7 @@ async def test_workers_are_in_the_way_of_leases_only(
     assert await key_repair.count_workers_in_the_way() == 1
     await fleet.leave(queue.redis, redis_settings, "w1")
     assert await key_repair.count_workers_in_the_way() == 0
-    # Nothing tells who lives.
+    # Nothing shows which workers are alive.
     await _overwrite(queue, keys.REPORT_TIMES(keys.system_root(redis_settings)))
     assert await key_repair.count_workers_in_the_way() == 1
     await queue.redis.call("UNLINK", leases, keys.REPORT_TIMES(keys.system_root(redis_settings)))
@@ -170,7 +170,7 @@ async def test_workers_are_in_the_way_of_leases_only(
 @pytest.mark.parametrize(
     "key", [keys.CLAIMING_WORKERS, keys.WAKEUP, keys.LEASES], ids=lambda key: key.pattern
 )
-async def test_looking_names_what_is_wrong_and_changes_nothing(
+async def test_check_names_what_is_wrong_and_changes_nothing(
     queue: RedisFunctions, key_repair: KeyRepair, key: keys.Key
 ) -> None:
     name = key(queue.root, *(_NAMED[part] for part in key.parts))

@@ -1,4 +1,4 @@
-"""The ledger and the day's use: written with the books, once for each move, and never changed."""
+"""The ledger and daily usage: written with the totals, once for each change, never changed."""
 
 import asyncio
 
@@ -16,19 +16,19 @@ _METER = Meter(model="m/1", input=30, output=12, reasoning=5)
 
 
 class _Counting:
-    """A connection that counts what is asked through it."""
+    """A connection that counts its commands."""
 
     def __init__(self, redis: Connection) -> None:
         self._redis = redis
         self.calls = 0
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
-        """Ask."""
+        """Count and send a command."""
         self.calls += 1
         return await self._redis.call(*command, repeat=repeat)
 
     def send(self, *command: Argument) -> None:
-        """Ask without waiting."""
+        """Count and send a command without waiting for its reply."""
         self.calls += 1
         self._redis.send(*command)
 
@@ -38,7 +38,7 @@ async def _entries(queue: RedisFunctions, account: str = "ann") -> list[Entry]:
 
 
 async def _use(queue: RedisFunctions) -> dict[tuple[str, str], UsageTotals]:
-    """Return today's use, and yesterday's in case that the day has just turned."""
+    """Return today's usage, and yesterday's in case the day has just changed."""
     seconds, _ = await queue.redis.call("TIME")
     today = int(seconds) // 86_400
     rows = await ledger.used(queue.redis, queue.root, "ann", range(today - 1, today + 1))
@@ -83,7 +83,7 @@ async def test_cost_beyond_the_hold_is_noted_and_not_taken(queue: RedisFunctions
     assert (await _use(queue))["m/1", "key-1"].captured == 40
 
 
-async def test_what_costs_nothing_is_counted_and_not_charged(queue: RedisFunctions) -> None:
+async def test_free_answer_is_counted_and_not_charged(queue: RedisFunctions) -> None:
     await queue.grant(100)
     await queue.submit(hold=40)
     await queue.complete(await queue.claim_one(), meter=_METER)
@@ -94,7 +94,7 @@ async def test_what_costs_nothing_is_counted_and_not_charged(queue: RedisFunctio
     assert await _use(queue) == {("m/1", "key-1"): UsageTotals(1, 30, 12, 5, 0)}
 
 
-async def test_use_adds_up_by_model(queue: RedisFunctions) -> None:
+async def test_usage_adds_up_by_model(queue: RedisFunctions) -> None:
     await queue.grant(1000)
     for model in ("a", "b", "a"):
         await queue.submit(hold=40)
@@ -122,7 +122,7 @@ async def test_more_than_a_year_of_use_is_refused(queue: RedisFunctions) -> None
         await ledger.used(queue.redis, queue.root, "ann", range(367))
 
 
-async def test_ledger_stays_when_a_session_goes(queue: RedisFunctions) -> None:
+async def test_ledger_stays_when_a_session_is_deleted(queue: RedisFunctions) -> None:
     await queue.grant(100)
     ticket = await queue.submit(hold=40)
     await queue.complete(await queue.claim_one(), cost=25, meter=_METER)
@@ -130,7 +130,7 @@ async def test_ledger_stays_when_a_session_goes(queue: RedisFunctions) -> None:
     assert [entry.amount for entry in await _entries(queue)] == [25, 100]
 
 
-async def test_as_many_at_once_are_accepted_as_can_be_paid(queue: RedisFunctions) -> None:
+async def test_concurrent_accepts_are_limited_by_the_balance(queue: RedisFunctions) -> None:
     await queue.grant(20 * 40 + 39)
     answers = await asyncio.gather(*(queue.accept("ann", hold=40) for _ in range(500)))
     assert sum(isinstance(answer, Accepted) for answer in answers) == 20

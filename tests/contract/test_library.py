@@ -1,4 +1,4 @@
-"""The function library: loaded where it is missing, and safe when a reply was lost."""
+"""The function library: loaded where it is missing; calls are safe when a reply is lost."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from tests.support.redis_server import Server
 
 @pytest.fixture
 async def own_queue(own_settings: RedisSettings) -> AsyncIterator[RedisFunctions]:
-    """Return a partition of a server that has never seen the library."""
+    """Return a partition of a server that has not loaded the library."""
     client = Redis(own_settings)
     yield RedisFunctions(client, own_settings, 2)
     await client.close()
@@ -33,7 +33,7 @@ async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def proxied_queue(own_queue: RedisFunctions, proxy: Proxy) -> AsyncIterator[RedisFunctions]:
-    """Return the same partition behind a door that loses replies."""
+    """Return the same partition behind a proxy that loses replies."""
     client = Redis(msgspec.structs.replace(own_queue.settings, url=proxy.url))
     await library.load(client)
     yield RedisFunctions(client, own_queue.settings, 2)
@@ -59,7 +59,7 @@ async def test_flushed_library_is_loaded_again(own_queue: RedisFunctions) -> Non
     assert (await own_queue.claim_one()).id == ticket.id
 
 
-async def test_many_may_load_at_once(
+async def test_many_processes_may_load_at_once(
     own_queue: RedisFunctions, own_settings: RedisSettings
 ) -> None:
     clients = [Redis(own_settings) for _ in range(8)]
@@ -96,7 +96,7 @@ async def test_accept_whose_reply_was_lost_is_replayed(
     assert len(await proxied_queue.claim(10)) == 1
 
 
-async def test_claim_whose_reply_was_lost_is_given_back_by_the_next(
+async def test_turns_of_an_unacknowledged_claim_are_requeued_by_the_next(
     proxied_queue: RedisFunctions, proxy: Proxy
 ) -> None:
     ticket = await proxied_queue.submit()
@@ -108,7 +108,7 @@ async def test_claim_whose_reply_was_lost_is_given_back_by_the_next(
     assert (claimed.id, claimed.attempt) == (ticket.id, 2)
 
 
-async def test_claim_whose_worker_never_comes_back_lapses(
+async def test_turns_of_a_claim_whose_worker_never_comes_back_are_requeued(
     proxied_queue: RedisFunctions, proxy: Proxy
 ) -> None:
     ticket = await proxied_queue.submit()
@@ -152,7 +152,7 @@ async def test_grant_whose_reply_was_lost_is_not_given_twice(
     assert (await proxied_queue.credit_totals()).granted == 100
 
 
-async def test_release_and_reap_whose_replies_were_lost_hand_work_on_once(
+async def test_release_and_reap_whose_replies_were_lost_requeue_once(
     proxied_queue: RedisFunctions, proxy: Proxy
 ) -> None:
     ticket = await proxied_queue.submit()

@@ -1,4 +1,4 @@
-"""A connection that listens: it comes back by itself, also from a line that swallows everything."""
+"""A listening connection: it reconnects by itself, also from a connection that never answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.support.waiting import until
 
 
 class _Listener:
-    """A listener as the front has one: it says its subscription again on every new line."""
+    """A listener like the front's: it subscribes again on every new connection."""
 
     def __init__(self, settings: RedisSettings) -> None:
         self.heard: list[bytes] = []
@@ -34,7 +34,7 @@ class _Listener:
             self.heard.append(push[2])
 
 
-async def test_listener_hears_and_comes_back_by_itself(
+async def test_listener_receives_and_reconnects_by_itself(
     own_server: Server, own_settings: RedisSettings
 ) -> None:
     ear = _Listener(own_settings)
@@ -56,7 +56,7 @@ async def test_listener_hears_and_comes_back_by_itself(
     await ear.redis.close()
 
 
-async def test_listener_notices_a_line_that_swallows_everything(
+async def test_listener_notices_a_connection_that_never_answers(
     own_settings: RedisSettings, proxy: Proxy
 ) -> None:
     ear = _Listener(msgspec.structs.replace(own_settings, url=proxy.url, timeout_seconds=0.2))
@@ -81,12 +81,12 @@ async def test_listener_tries_often_however_long_nobody_answers(
         await until(lambda: proxy.opened >= number, what="another try")  # noqa: B023  awaited here
         knocks.append(asyncio.get_running_loop().time())
     await ear.redis.close()
-    # One that comes back later than leases last is taken for dead.
+    # A worker that reconnects later than its leases last is taken for dead.
     gaps_seconds = [after - before for before, after in pairwise(knocks)]
     assert min(gaps_seconds[-2:]) < WorkerSettings().lease_seconds / 2
 
 
-async def test_listener_that_is_refused_says_so_and_tries_less_often(
+async def test_refused_listener_logs_it_and_tries_less_often(
     own_server: Server, own_settings: RedisSettings
 ) -> None:
     def opened() -> int:
@@ -107,7 +107,7 @@ async def test_listener_that_is_refused_says_so_and_tries_less_often(
     await ear.redis.close()
 
 
-async def test_listener_comes_back_whatever_kept_it_away(
+async def test_listener_reconnects_after_any_error(
     own_server: Server, own_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ear, connect = _Listener(own_settings), client._connect

@@ -1,4 +1,4 @@
-"""What is turned away for want of room or time, and the counts that this is decided by."""
+"""Which messages are rejected for want of room or time, and the counts that decide it."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.support.redis_functions import RedisFunctions
 from worker.outcome import INTERNAL
 
 
-async def test_counts_what_waits_runs_and_has_ended(queue: RedisFunctions) -> None:
+async def test_load_counts_waiting_running_and_ended_generations(queue: RedisFunctions) -> None:
     for _ in range(3):
         await queue.submit()
     [claimed] = await queue.claim(1)
@@ -35,24 +35,24 @@ async def _reason(queue: RedisFunctions, account: str, slots: int, rounds: int) 
     return answer.reason
 
 
-async def test_what_cannot_be_answered_in_time_is_not_taken_in(queue: RedisFunctions) -> None:
+async def test_message_that_cannot_be_answered_in_time_is_rejected(queue: RedisFunctions) -> None:
     for _ in range(4):
         assert await _reason(queue, "ann", 2, 1) == "accepted"
     assert await _reason(queue, "ann", 2, 1) == "late"
     assert await _reason(queue, "ann", 2, 2) == "accepted"
-    # Where nobody knows how many work, nobody is turned away.
+    # Where the number of slots is unknown, nothing is rejected.
     assert await _reason(queue, "ann", 0, 0) == "accepted"
 
 
-async def test_time_is_reckoned_by_the_account_s_own_share(queue: RedisFunctions) -> None:
+async def test_time_is_estimated_by_the_accounts_share(queue: RedisFunctions) -> None:
     for _ in range(4):
         await queue.submit("mill")
-    # Two accounts share four slots: ann's first two are of the first round.
+    # Two accounts share four slots: ann's first two turns are in the first round.
     answers = [await _reason(queue, "ann", 4, 0) for _ in range(4)]
     assert answers == ["accepted", "accepted", "late", "late"]
 
 
-async def test_what_runs_is_not_ahead(queue: RedisFunctions) -> None:
+async def test_running_turns_are_not_ahead(queue: RedisFunctions) -> None:
     for _ in range(2):
         await queue.submit("ann")
     assert await _reason(queue, "ann", 2, 0) == "late"
@@ -60,17 +60,17 @@ async def test_what_runs_is_not_ahead(queue: RedisFunctions) -> None:
     assert await _reason(queue, "ann", 2, 0) == "accepted"
 
 
-async def test_share_of_who_waits_among_more_than_there_are_slots_is_less_than_one(
+async def test_share_among_more_accounts_than_slots_is_less_than_one(
     queue: RedisFunctions,
 ) -> None:
     for number in range(9):
         await queue.submit(f"mill{number}")
-    # Ten accounts share two slots: each of its own takes ann five rounds.
+    # Ten accounts share two slots: each of ann's turns takes five rounds.
     answers = [await _reason(queue, "ann", 2, 5) for _ in range(3)]
     assert answers == ["accepted", "accepted", "late"]
 
 
-async def test_time_is_reckoned_by_weight(queue: RedisFunctions) -> None:
+async def test_time_is_estimated_by_weight(queue: RedisFunctions) -> None:
     for number in range(4):
         await queue.submit(f"light{number}", stride=1000)
 
@@ -81,11 +81,11 @@ async def test_time_is_reckoned_by_weight(queue: RedisFunctions) -> None:
         return sum(isinstance(answer, Accepted) for answer in answers)
 
     assert await taken_in("heavy", 125) == 6
-    # Beside one that counts as eight.
+    # Beside one account that counts as eight.
     assert await taken_in("light", 1000) == 1
 
 
-async def test_time_is_reckoned_by_how_many_may_run(queue: RedisFunctions) -> None:
+async def test_time_is_estimated_by_how_many_may_run(queue: RedisFunctions) -> None:
     for _ in range(4):
         await queue.submit("ann", running_max=2)
     answers = [
@@ -94,7 +94,7 @@ async def test_time_is_reckoned_by_how_many_may_run(queue: RedisFunctions) -> No
     assert [type(answer) for answer in answers] == [Rejected, Accepted]
 
 
-async def test_time_is_reckoned_by_the_turns_of_its_session(queue: RedisFunctions) -> None:
+async def test_time_is_estimated_by_the_turns_of_its_session(queue: RedisFunctions) -> None:
     first = await queue.submit("ann")
     for _ in range(2):
         await queue.submit("ann", first.session)
@@ -112,11 +112,11 @@ async def test_time_is_reckoned_by_the_turns_of_its_session(queue: RedisFunction
     ticket = await queue.submit("ann", first.session)
     look = await queue.status(ticket)
     assert (look.session_turns_before, look.running_max, look.lane_accounts) == (3, 1_000, 1)
-    # Who interrupts waits for none of them.
+    # An interrupt waits for none of them.
     assert isinstance(await wish(0, "interrupt"), Accepted)
 
 
-async def test_server_that_is_full_still_takes_in_what_ends(
+async def test_full_server_still_ends_generations(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await library.load(own_redis)

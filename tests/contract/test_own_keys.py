@@ -35,7 +35,7 @@ async def key_store(redis: Redis, redis_settings: RedisSettings) -> OwnKeys:
     return opened
 
 
-async def test_rights_are_judged_by_the_records_as_they_are(key_store: OwnKeys) -> None:
+async def test_rights_are_checked_by_the_stored_records(key_store: OwnKeys) -> None:
     soon = SystemClock().now_ms() + 60_000
     assert await key_store.make(scopes=("read", "approve")) == KeyRefused("lacks", "approve")
     brief = await key_store.create_managing_key(key_store.account, soon)
@@ -44,7 +44,7 @@ async def test_rights_are_judged_by_the_records_as_they_are(key_store: OwnKeys) 
     assert isinstance(await key_store.make(brief, expires=soon), CreatedKey)
     expired = await key_store.create_managing_key(key_store.account, 1)
     assert await key_store.make(expired, expires=1) == KeyRefused("ended")
-    # A key of another account, and one that nobody knows.
+    # A key of another account, and one that does not exist.
     stranger = await key_store.create_managing_key(await key_store.accounts.create("other", None))
     for by in (stranger.id, ids.new_id()):
         posing = msgspec.structs.replace(key_store.managing_key, id=by)
@@ -58,7 +58,7 @@ async def test_rights_are_judged_by_the_records_as_they_are(key_store: OwnKeys) 
     assert isinstance(await key_store.make(brief, expires=soon), CreatedKey)
 
 
-async def test_one_of_many_gets_the_last_place(key_store: OwnKeys) -> None:
+async def test_one_of_many_concurrent_calls_gets_the_last_place(key_store: OwnKeys) -> None:
     answers = await asyncio.gather(*(key_store.make(keys_max=4) for _ in range(20)))
     assert sum(isinstance(each, CreatedKey) for each in answers) == 3
     assert [each for each in answers if isinstance(each, KeyRefused)] == [
@@ -104,7 +104,7 @@ async def test_repeated_calls_change_nothing(key_store: OwnKeys) -> None:
     assert 0 < left <= 600_000
 
 
-async def test_a_deletion_whose_reply_was_lost_tells_its_receipt_again(key_store: OwnKeys) -> None:
+async def test_repeated_deletion_returns_the_idempotency_key_again(key_store: OwnKeys) -> None:
     made = await key_store.made()
     deletion = DeleteOwnKeyAsk(
         account="acme",
@@ -156,7 +156,7 @@ async def test_keys_of_an_older_process_are_listed_counted_and_deleted(key_store
     assert await key_store.make(keys_max=3) == KeyRefused("quota", 3)
     assert await key_store.listed() == [key_store.managing_key.id, old[1].key_id, old[0].key_id]
     assert await key_store.listed("other") == [strange.key_id]
-    # One more, which nobody has looked for yet.
+    # One more key, which has not been searched for yet.
     newest = await key_store.create_as_old_release()
     assert await key_store.accounts.delete_own_key(key_store.managing_key, newest.key_id) == ""
     later = await key_store.create_as_old_release("other", created=1)
@@ -191,13 +191,13 @@ async def test_an_older_process_reads_and_revokes_keys_of_this_one(key_store: Ow
     await key_store.revoke_as_old_release(made.record.id)
     assert (await key_store.record(made.key)).revoked == 1
     assert await key_store.make(made.record, scopes=("chat",)) == KeyRefused("ended")
-    # It leaves the list, and the count, at the next look.
+    # It leaves the list and the count when the list is next read.
     assert await key_store.make(keys_max=2) == KeyRefused("quota", 2)
     assert await key_store.listed() == [key_store.managing_key.id]
     assert isinstance(await key_store.make(keys_max=2), CreatedKey)
 
 
-async def test_keys_that_are_made_while_others_are_adopted_are_found(
+async def test_keys_that_are_created_while_others_are_adopted_are_found(
     key_store: OwnKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = await key_store.create_as_old_release(created=1)
@@ -211,13 +211,13 @@ async def test_keys_that_are_made_while_others_are_adopted_are_found(
 
     monkeypatch.setattr(functions, "adopt_keys", adopt_late)
     assert await key_store.listed() == [key_store.managing_key.id, late[0].key_id, first.key_id]
-    # Half a key, whose maker died: it is accounted for, too.
+    # Half a key, whose creator died: it is counted as listed, too.
     await key_store.redis.call("HSET", keys.KEY_IDS(key_store.root), "half", "0" * 64)
     assert len(await key_store.listed()) == 3
     assert await key_store.redis.call("GET", keys.LISTED_KEYS_COUNT(key_store.root)) == b"4"
 
 
-async def test_keys_are_deleted_on_a_server_that_is_full_and_not_made(
+async def test_keys_are_deleted_on_a_full_server_and_not_created(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await library.load(own_redis)
@@ -238,7 +238,7 @@ async def test_keys_are_deleted_on_a_server_that_is_full_and_not_made(
         await own_redis.call("CONFIG", "SET", "maxmemory", 0)
 
 
-async def test_a_submission_is_taken_once_for_an_idempotency_key(queue: RedisFunctions) -> None:
+async def test_submission_is_counted_once_for_an_idempotency_key(queue: RedisFunctions) -> None:
     ask = CountSubmissionAsk(
         account="ann",
         per_minute=2,

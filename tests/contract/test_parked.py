@@ -1,4 +1,4 @@
-"""Parked turns: what waits for a key or for room, who is woken for it, and in which order."""
+"""Parked turns: which turns wait for a key or for room, which worker is woken, in which order."""
 
 from collections import Counter
 from typing import Final
@@ -46,7 +46,9 @@ async def test_a_turn_for_another_worker_is_parked_without_an_attempt(
     assert "parked" not in (await queue.status(theirs)).record
 
 
-async def test_the_ring_of_a_parked_turn_wakes_who_has_what_it_needs(queue: RedisFunctions) -> None:
+async def test_wakeup_of_a_parked_turn_reaches_a_worker_with_its_resource(
+    queue: RedisFunctions,
+) -> None:
     ticket = await queue.submit(model="one")
     await queue.claim(9, room=_HERE, needs=_NEEDS)
     ask = ClaimAsk(
@@ -58,14 +60,16 @@ async def test_the_ring_of_a_parked_turn_wakes_who_has_what_it_needs(queue: Redi
     assert [one.id for one in await queue.claim(room={"p1": 1})] == [ticket.id]
 
 
-async def test_no_room_parks_and_wakes_nobody(queue: RedisFunctions) -> None:
+async def test_turn_without_room_is_parked_and_wakes_no_worker(queue: RedisFunctions) -> None:
     ticket = await queue.submit(model="one")
     assert await queue.claim(9, room={"p1": 0}, needs=_NEEDS) == []
     assert await _is_deferred(queue, ticket)
     assert await _rings(queue, "p1") == 0
 
 
-async def test_as_many_are_taken_as_have_room_oldest_first(queue: RedisFunctions) -> None:
+async def test_as_many_turns_are_claimed_as_have_room_the_oldest_first(
+    queue: RedisFunctions,
+) -> None:
     tickets = [await queue.submit(model="one") for _ in range(7)]
     await queue.claim(9, room={"p1": 0}, needs=_NEEDS)
     later = await queue.submit(model="one")
@@ -89,7 +93,7 @@ async def test_accounts_share_the_room_by_their_weights(queue: RedisFunctions) -
     assert Counter(taken) == {"ann": 10, "bob": 20}
 
 
-async def test_an_account_does_not_exceed_what_it_may_run(queue: RedisFunctions) -> None:
+async def test_account_does_not_exceed_its_running_max(queue: RedisFunctions) -> None:
     mine = [await queue.submit("ann", model="one", running_max=2) for _ in range(4)]
     other = await queue.submit("bob", model="one")
     await queue.claim(9, room={"p1": 0}, needs=_NEEDS)
@@ -101,7 +105,9 @@ async def test_an_account_does_not_exceed_what_it_may_run(queue: RedisFunctions)
     assert following.id == mine[2].id
 
 
-async def test_persons_go_before_a_batch_among_parked_turns(queue: RedisFunctions) -> None:
+async def test_interactive_turns_go_before_batches_among_parked_turns(
+    queue: RedisFunctions,
+) -> None:
     batch = [await queue.submit(model="one", lane="batch") for _ in range(2)]
     person = await queue.submit(model="one")
     await queue.claim(9, room={"p1": 0}, needs=_NEEDS)
@@ -113,7 +119,7 @@ async def test_persons_go_before_a_batch_among_parked_turns(queue: RedisFunction
     assert [one.id for one in taken] == [ticket.id for ticket in batch]
 
 
-async def test_parked_batches_do_not_starve_behind_persons(queue: RedisFunctions) -> None:
+async def test_parked_batches_do_not_starve_behind_interactive_turns(queue: RedisFunctions) -> None:
     batch = await queue.submit(model="one", lane="batch")
     await queue.claim(9, room={"p1": 0}, needs=_NEEDS)
     taken = []
@@ -132,7 +138,7 @@ async def test_a_new_turn_goes_behind_parked_ones_of_its_account(queue: RedisFun
     assert [one.id for one in taken] == [parked.id, fresh.id]
 
 
-async def test_a_parked_turn_that_may_go_to_several_goes_to_the_first_with_room(
+async def test_parked_turn_of_several_resources_takes_the_first_with_room(
     queue: RedisFunctions,
 ) -> None:
     ticket = await queue.submit()
@@ -145,7 +151,7 @@ async def test_a_parked_turn_that_may_go_to_several_goes_to_the_first_with_room(
     assert await _lines(queue) == set()
 
 
-async def test_a_circuit_that_cools_is_waited_for_while_its_provider_has_room(
+async def test_turn_waits_for_an_open_circuit_while_its_provider_has_room(
     queue: RedisFunctions,
 ) -> None:
     ticket = await queue.submit(model="one")
@@ -157,14 +163,14 @@ async def test_a_circuit_that_cools_is_waited_for_while_its_provider_has_room(
     assert claimed.id == ticket.id
 
 
-async def test_a_released_turn_rings_for_who_has_what_it_needs(queue: RedisFunctions) -> None:
+async def test_released_turn_wakes_a_worker_with_its_resource(queue: RedisFunctions) -> None:
     await queue.submit()
     claimed = await queue.claim_one()
     await queue.release(claimed, delay_ms=LONG_MS, parked="p1", is_elsewhere=True)
     assert await _rings(queue, "p1") == 1
 
 
-async def test_what_is_parked_and_closed_is_not_claimed_in_vain_when_it_is_due(
+async def test_parked_turn_of_an_open_circuit_stays_parked_when_it_is_due(
     queue: RedisFunctions,
 ) -> None:
     ticket = await queue.submit(model="one")
@@ -180,10 +186,10 @@ async def test_what_is_parked_and_closed_is_not_claimed_in_vain_when_it_is_due(
     assert [one.id for one in await queue.claim(9)] == [ticket.id]
 
 
-async def test_a_process_that_knows_no_lines_brings_a_parked_turn_back(
+async def test_older_process_brings_a_parked_turn_back(
     queue: RedisFunctions,
 ) -> None:
-    """What 0.6 does with what is due: out of the deferred, into the line, and nothing else."""
+    """What 0.6 does with a due turn: it moves from `deferred` to the ready turns, nothing else."""
     ticket = await queue.submit(model="one")
     await queue.claim(9, room=_HERE, needs=_NEEDS)
     number = (await queue.status(ticket)).record["number"]
@@ -197,14 +203,14 @@ async def test_a_process_that_knows_no_lines_brings_a_parked_turn_back(
     assert await _lines(queue) == set()
 
 
-async def test_what_an_older_process_left_in_a_line_is_removed_by_who_finds_it(
+async def test_entry_that_an_older_process_left_in_a_queue_is_removed(
     queue: RedisFunctions,
 ) -> None:
     ticket = await queue.submit(model="one")
     await queue.claim(9, room=_HERE, needs=_NEEDS)
     record = (await queue.status(ticket)).record["parked"]
     [claimed] = await queue.claim(9, room={"p1": 9})
-    # As if it had been claimed by a function that does not look at lines.
+    # As if it had been claimed by a function that knows no queues of parked turns.
     turns = keys.PARKED_TURNS(queue.root, "ann", "interactive", "p1")
     await queue.redis.call("ZADD", turns, 1, ticket.id)
     await queue.redis.call("ZADD", keys.PARKED(queue.root, "interactive", "p1"), 0, "ann")
@@ -216,7 +222,7 @@ async def test_what_an_older_process_left_in_a_line_is_removed_by_who_finds_it(
     assert await queue.beat(claimed) == []
 
 
-async def test_what_ends_while_it_is_parked_leaves_its_lines(queue: RedisFunctions) -> None:
+async def test_turn_that_ends_while_parked_leaves_its_queues(queue: RedisFunctions) -> None:
     cancelled = await queue.submit(model="one")
     expired = await queue.submit(model="one")
     deleted = await queue.submit(model="one")
@@ -232,7 +238,7 @@ async def test_what_ends_while_it_is_parked_leaves_its_lines(queue: RedisFunctio
     assert await queue.stage(expired) == "failed"
 
 
-async def test_much_that_cannot_be_taken_is_parked_in_bounded_calls(queue: RedisFunctions) -> None:
+async def test_many_turns_without_room_are_parked_in_bounded_calls(queue: RedisFunctions) -> None:
     for number in range(150):
         await queue.submit(f"a{number % 10}", model="one")
     ours = await queue.submit("zoe", model="two")
@@ -253,7 +259,9 @@ async def test_much_that_cannot_be_taken_is_parked_in_bounded_calls(queue: Redis
     assert [batch.is_more for batch in batches] == [True, True, False]
 
 
-async def test_a_newer_wire_rings_where_older_workers_do_not_wait(queue: RedisFunctions) -> None:
+async def test_newer_wire_has_a_wakeup_that_older_workers_do_not_wait_on(
+    queue: RedisFunctions,
+) -> None:
     newer = await queue.submit(wire=WIRE + 1)
     assert await queue.redis.call("LLEN", keys.WAKEUP(queue.root, "interactive")) == 0
     bell = f"wire|{WIRE + 1}"
@@ -266,13 +274,13 @@ async def test_a_newer_wire_rings_where_older_workers_do_not_wait(queue: RedisFu
     assert await _rings(queue, bell) == 0
 
 
-async def test_a_reap_tells_in_which_lanes_something_is_ready(queue: RedisFunctions) -> None:
+async def test_reap_returns_the_lanes_with_ready_turns(queue: RedisFunctions) -> None:
     assert (await queue.reap()).ready == frozenset()
     await queue.submit(lane="batch")
     assert (await queue.reap()).ready == {"batch"}
 
 
-async def test_what_has_expired_in_a_line_uses_no_room(queue: RedisFunctions) -> None:
+async def test_expired_parked_turn_uses_no_room(queue: RedisFunctions) -> None:
     expired = await queue.submit(model="one", deadline_ms=1)
     await queue.claim(9, room={"p1": 0}, needs=_NEEDS)
     where = keys.GENERATION(queue.root, "ann", expired.id)
@@ -295,7 +303,7 @@ async def test_a_claim_names_the_resource_whose_room_each_turn_uses(queue: Redis
     }
 
 
-async def test_an_end_rings_for_parked_turns_of_an_account_that_could_run_no_more(
+async def test_end_wakes_a_worker_for_parked_turns_of_an_account_at_its_limit(
     queue: RedisFunctions,
 ) -> None:
     for account, most in (("ann", 1), ("bob", 9)):

@@ -20,7 +20,7 @@ _LEASE_MS = 5_000
 
 
 class LimitClient:
-    """One provider's limits, in few words."""
+    """One provider's limits, with the usual arguments filled in."""
 
     def __init__(self, redis: Redis, settings: RedisSettings, **limits: Any) -> None:  # noqa: ANN401  of any field
         provider = ProviderSettings(name="p", base_url="http://127.0.0.1:9", **limits)
@@ -32,14 +32,14 @@ class LimitClient:
     async def admit(
         self, call: str, lane: Lane = "interactive", *, tokens: int = 0, lease_ms: int = _LEASE_MS
     ) -> int | None:
-        """Ask for room."""
+        """Ask to make a call."""
         ask = self.limits.admit_ask(call, lane, tokens, lease_ms)
         return await functions.admit_call(self.redis, self.root, ask)
 
     def depart(
         self, call: str, lane: Lane = "interactive", *, tokens: int = 0, used: int | None = 0
     ) -> None:
-        """Give it back."""
+        """End a call."""
         functions.end_call(self.redis, self.root, self.limits.depart_ask(call, lane, tokens, used))
 
     async def count(self) -> int:
@@ -48,7 +48,7 @@ class LimitClient:
         return sum([await self.redis.call("ZCARD", lane) for lane in lanes])
 
     async def pass_minute(self, ms: int) -> None:
-        """As if so much time had passed since what was taken of the rates."""
+        """Shift the stored arrival times as if so much time had passed."""
         name = keys.RATES(self.root, "p")
         for field in ("requests", "tokens"):
             if await self.redis.call("HEXISTS", name, field):
@@ -74,7 +74,7 @@ async def test_no_more_at_once_than_allowed(opened: Any) -> None:  # noqa: ANN40
     assert await door.admit("another") == 0
 
 
-async def test_asking_again_takes_nothing_more(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+async def test_repeated_admission_takes_nothing_more(opened: Any) -> None:  # noqa: ANN401  a maker of doors
     door = opened(concurrency_max=2, requests_per_minute=1)
     assert [await door.admit("c") for _ in range(3)] == [None] * 3
     assert await door.count() == 1
@@ -90,14 +90,16 @@ async def test_batch_work_leaves_room_for_interactive_work(opened: Any) -> None:
     assert await door.admit("b9", "batch") == 0
 
 
-async def test_batch_work_does_not_starve_where_persons_take_all(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+async def test_batch_work_does_not_starve_where_interactive_calls_take_all_slots(
+    opened: Any,
+) -> None:  # noqa: ANN401  a maker of doors
     door = opened(concurrency_max=3)
     assert [await door.admit(f"i{n}") for n in range(3)] == [None] * 3
     assert await door.admit("b0", "batch") == 0
     door.depart("i0")
     assert await door.admit("i3") == 0
     assert await door.admit("b0", "batch") is None
-    # It has had its turn, and nobody else waits.
+    # It has had its slot, and no other batch waits.
     door.depart("b0", "batch")
     assert await door.admit("i3") is None
 
@@ -112,7 +114,7 @@ async def test_slot_is_left_for_a_batch_only_as_long_as_that_may_come_back(opene
     assert await door.admit("i2") is None
 
 
-async def test_person_may_have_the_only_slot_whoever_waits(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+async def test_interactive_call_may_take_the_only_slot(opened: Any) -> None:  # noqa: ANN401  a maker of doors
     door = opened(concurrency_max=1)
     assert await door.admit("i0") is None
     assert await door.admit("b0", "batch") == 0
@@ -120,11 +122,11 @@ async def test_person_may_have_the_only_slot_whoever_waits(opened: Any) -> None:
     assert await door.admit("i1") is None
 
 
-async def test_batch_work_may_have_the_only_slot(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+async def test_batch_call_may_take_the_only_slot(opened: Any) -> None:  # noqa: ANN401  a maker of doors
     assert await opened(concurrency_max=1).admit("b", "batch") is None
 
 
-async def test_slots_of_a_dead_worker_lapse(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+async def test_slots_of_a_dead_worker_expire(opened: Any) -> None:  # noqa: ANN401  a maker of doors
     door = opened(concurrency_max=1)
     assert await door.admit("dead") is None
     assert await door.admit("c") == 0
@@ -157,7 +159,7 @@ async def test_no_minute_sees_more_requests_than_allowed(opened: Any) -> None:  
             await door.pass_minute(wait)
             turned += wait
     for begin in times:
-        # Half a second for a slow box, which hears of an admission after it was made.
+        # Half a second of tolerance for a slow machine, which reads an admission late.
         assert sum(begin <= moment < begin + 59_500 for moment in times) <= 60
     assert times[-1] < 1_100 * len(times)
 
@@ -177,7 +179,7 @@ async def test_tokens_are_reserved_and_corrected(opened: Any) -> None:  # noqa: 
     assert await door.admit("a", tokens=600) is None
     wait = await door.admit("b", tokens=600)
     assert wait is not None
-    # 200 too many, at 3,000 a minute.
+    # 200 tokens too many, at 3,000 a minute.
     assert 3_000 < wait <= 4_000
     door.depart("a", tokens=600, used=100)
     door.depart("a", tokens=600, used=100)
@@ -185,7 +187,7 @@ async def test_tokens_are_reserved_and_corrected(opened: Any) -> None:  # noqa: 
     assert await door.admit("c", tokens=400) is not None
 
 
-async def test_tokens_beyond_the_estimate_are_owed(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+async def test_tokens_beyond_the_estimate_are_counted_later(opened: Any) -> None:  # noqa: ANN401  a maker of doors
     door = opened(tokens_per_minute=4_000)
     assert await door.admit("a", tokens=10) is None
     door.depart("a", tokens=10, used=3_000)
@@ -194,7 +196,7 @@ async def test_tokens_beyond_the_estimate_are_owed(opened: Any) -> None:  # noqa
     assert 35_000 < wait <= 41_000
 
 
-async def test_what_one_call_says_that_it_took_does_not_shut_a_provider_for_days(
+async def test_one_call_cannot_block_a_provider_for_days(
     opened: Any,  # noqa: ANN401  a maker of doors
 ) -> None:
     door = opened(tokens_per_minute=4_000)
@@ -206,7 +208,7 @@ async def test_what_one_call_says_that_it_took_does_not_shut_a_provider_for_days
     assert await door.redis.call("PTTL", keys.RATES(door.root, "p")) <= 400_000
 
 
-async def test_call_larger_than_the_burst_waits_for_all_of_it_and_not_for_ever(
+async def test_call_larger_than_the_burst_waits_for_all_of_it_but_not_for_ever(
     opened: Any,  # noqa: ANN401  a maker of doors
 ) -> None:
     door = opened(tokens_per_minute=4_000)
@@ -214,7 +216,7 @@ async def test_call_larger_than_the_burst_waits_for_all_of_it_and_not_for_ever(
     assert await door.admit("next", tokens=1_000) is not None
 
 
-async def test_what_one_limit_refuses_takes_nothing_of_the_others(opened: Any) -> None:  # noqa: ANN401  a maker of doors
+async def test_call_that_one_limit_refuses_takes_nothing_from_the_others(opened: Any) -> None:  # noqa: ANN401  a maker of doors
     door = opened(concurrency_max=9, requests_per_minute=600, tokens_per_minute=4_000)
     assert await door.admit("a", tokens=1_000) is None
     before = await door.redis.call("HGETALL", keys.RATES(door.root, "p"))

@@ -1,6 +1,6 @@
-"""Quotas of sessions and stored bytes: exact, freed by deletion, and counted again where unknown.
+"""Quotas of sessions and stored bytes: exact, freed by deletion, and recounted where unknown.
 
-What is left after each test is also weighed by `tests/support/redis_invariants.py`.
+After each test the stored bytes are also checked by `tests/support/redis_invariants.py`.
 """
 
 import pytest
@@ -57,7 +57,7 @@ async def _talk(queue: RedisFunctions, turns: int, session: str | None = None) -
     return ticket
 
 
-async def test_sessions_have_a_quota_that_deleting_gives_back(queue: RedisFunctions) -> None:
+async def test_sessions_have_a_quota_that_deletion_frees(queue: RedisFunctions) -> None:
     made = [await _create(queue, sessions_max=3)]
     accepted = await queue.submit("ann")
     made.append(await _create(queue, sessions_max=3))
@@ -66,7 +66,7 @@ async def test_sessions_have_a_quota_that_deleting_gives_back(queue: RedisFuncti
         assert isinstance(refused, Rejected)
         assert (refused.reason, refused.about, refused.used) == ("quota", "sessions", 3)
         assert refused.rate is not None
-    # A further message of a session that is there needs no other one.
+    # A further message of an existing session needs no further session.
     assert isinstance(await queue.accept("ann", accepted.session, sessions_max=3), Accepted)
     assert await queue.delete_session("ann", accepted.session)
     assert isinstance(await queue.accept(sessions_max=3), Accepted)
@@ -97,7 +97,7 @@ async def test_stored_bytes_have_a_quota_to_the_byte(queue: RedisFunctions) -> N
     assert isinstance(await _create(queue, stored_bytes_max=100), NewSession)
 
 
-async def test_what_is_cancelled_at_no_cost_is_stored_and_counted(queue: RedisFunctions) -> None:
+async def test_text_of_a_free_cancelled_answer_is_stored_and_counted(queue: RedisFunctions) -> None:
     session, count = (await queue.submit()).session, 0
     while True:
         answer = await queue.accept("ann", session, content="x" * 1_000, stored_bytes_max=20_000)
@@ -140,7 +140,7 @@ async def test_retry_of_a_dead_letter_is_counted_and_has_the_same_quota(
     assert await _stored(queue) > before + 1_000
 
 
-async def test_account_of_before_is_counted_by_the_chore(queue: RedisFunctions) -> None:
+async def test_account_of_an_older_process_is_counted_by_the_chore(queue: RedisFunctions) -> None:
     tickets = [await _talk(queue, 18) for _ in range(3)]
     exact = await _stored(queue)
     credit_totals = keys.ACCOUNT_TOTALS(queue.root, "ann")
@@ -164,12 +164,12 @@ async def test_account_of_before_is_counted_by_the_chore(queue: RedisFunctions) 
     assert await _stored(queue) == 0
 
 
-async def test_what_an_older_process_stores_or_deletes_is_found_and_told(
+async def test_recount_finds_what_an_older_process_stored_or_deleted(
     queue: RedisFunctions,
 ) -> None:
     kept, grown, gone = [await _talk(queue, 2) for _ in range(3)]
     exact = await _stored(queue)
-    # It deletes a session, and puts a record into another, without counting either.
+    # It deletes a session and adds a record to another, and counts neither.
     session = keys.SESSION(queue.root, "ann", gone.session)
     lost = int(await queue.redis.call("HGET", session, "bytes"))
     await queue.redis.call("DEL", session, keys.TURNS(queue.root, "ann", gone.session, 0))
@@ -188,7 +188,7 @@ async def test_what_an_older_process_stores_or_deletes_is_found_and_told(
     assert await queue.delete_session("ann", kept.session)
 
 
-async def test_sessions_of_older_processes_are_counted_by_whichever_count_comes_next(
+async def test_sessions_of_older_processes_are_counted_by_the_next_recount(
     queue: RedisFunctions,
 ) -> None:
     for _ in range(2):
@@ -196,7 +196,7 @@ async def test_sessions_of_older_processes_are_counted_by_whichever_count_comes_
         where = keys.SESSION(queue.root, "ann", ticket.session)
         weight = int(await queue.redis.call("HGET", where, "bytes"))
         sum_before = await _stored(queue) - weight
-        # An older process makes a session without counting it.
+        # An older process creates a session without counting it.
         await queue.redis.call("HDEL", where, "bytes", "side")
         for side in ("0", "1"):
             name = f"stored_{side}"
@@ -230,7 +230,7 @@ async def test_count_never_falls_below_zero(queue: RedisFunctions) -> None:
     assert await _stored(queue) == 0
 
 
-async def test_refusal_by_an_old_count_has_it_counted_again(queue: RedisFunctions) -> None:
+async def test_rejection_by_an_old_count_schedules_a_recount(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     credit_totals = keys.ACCOUNT_TOTALS(queue.root, "ann")
     # An older process deleted so much without subtracting it.
@@ -257,7 +257,7 @@ async def test_count_of_a_day_ago_is_due_again(queue: RedisFunctions) -> None:
     assert await _due(queue) == []
 
 
-async def test_session_too_long_for_one_call_is_weighed_while_it_changes(
+async def test_session_too_long_for_one_call_is_measured_while_it_changes(
     queue: RedisFunctions,
 ) -> None:
     ticket = await _talk(queue, 3)
@@ -280,7 +280,7 @@ async def test_session_too_long_for_one_call_is_weighed_while_it_changes(
     ask = step.next
     assert ask is not None
     assert ask.session == ticket.session
-    # What changes meanwhile: this session, another one, a new one, one that goes.
+    # Changes meanwhile: to this session, another one, a new one, and one that is deleted.
     await _talk(queue, 1, ticket.session)
     await _talk(queue, 1, other.session)
     new = await _talk(queue, 1)

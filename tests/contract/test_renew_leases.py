@@ -1,4 +1,4 @@
-"""What a beat says of its worker: one that beats on is not dead, wherever its listener is."""
+"""`renew_leases` and dead workers: a worker that renews is alive, even without a listener."""
 
 from shared.redis import functions, keys
 from shared.redis.functions import Reaped
@@ -17,7 +17,7 @@ async def _beat(queue: RedisFunctions, without_listener_ms: int) -> None:
     assert await functions.renew_leases(queue.redis, queue.root, ask) == []
 
 
-async def test_worker_that_says_its_listener_is_away_is_not_missed_until_it_falls_silent(
+async def test_worker_that_reports_a_disconnected_listener_is_not_absent_for_that_time(
     queue: RedisFunctions,
 ) -> None:
     await queue.submit()
@@ -26,14 +26,14 @@ async def test_worker_that_says_its_listener_is_away_is_not_missed_until_it_fall
         assert (await queue.reap(absent_ms=0)).dead == []
 
 
-async def test_worker_that_says_nothing_is_missed(queue: RedisFunctions) -> None:
+async def test_worker_that_reports_nothing_is_absent(queue: RedisFunctions) -> None:
     await queue.submit()
     await _beat(queue, 0)
     await queue.reap(absent_ms=0)
     assert (await queue.reap(absent_ms=0)).dead == ["worker-1"]
 
 
-async def test_absent_worker_is_not_dead_before_its_next_beat_is_overdue(
+async def test_absent_worker_is_not_dead_before_its_next_renewal_is_overdue(
     queue: RedisFunctions,
 ) -> None:
     ticket = await queue.submit()
@@ -45,19 +45,19 @@ async def test_absent_worker_is_not_dead_before_its_next_beat_is_overdue(
     assert await queue.stage(ticket) == "routing"
 
 
-async def test_absent_worker_that_missed_a_beat_is_dead_before_its_leases_lapse(
+async def test_absent_worker_that_missed_a_renewal_is_dead_before_its_leases_expire(
     queue: RedisFunctions,
 ) -> None:
     ticket = await queue.submit()
     await _beat(queue, 0)
-    # Of the 2 s that a lease lasts here, 1 s has passed since the beat.
+    # Of the 2 s of a lease, 1 s has passed since it was renewed.
     await _age_leases(queue, LONG_MS - 1_000)
     assert (await queue.reap(absent_ms=0, beat_ms=500)).missed == 1
     found = await queue.reap(absent_ms=0, beat_ms=500)
     assert (found.dead, found.done) == (["worker-1"], [("ann", ticket.id, "crashed")])
 
 
-async def test_absent_worker_is_dead_as_soon_as_a_beat_and_the_time_of_absence_have_passed(
+async def test_absent_worker_is_dead_once_a_renewal_and_the_time_of_absence_have_passed(
     queue: RedisFunctions,
 ) -> None:
     await queue.submit()
@@ -75,7 +75,7 @@ async def test_absent_worker_is_dead_as_soon_as_a_beat_and_the_time_of_absence_h
     assert (found.dead, silent_ms >= 150) == (["worker-1"], True)
 
 
-async def test_worker_that_beats_on_in_silence_lives_however_long_it_is_absent(
+async def test_worker_that_renews_without_a_listener_lives_however_long_it_is_absent(
     queue: RedisFunctions,
 ) -> None:
     await queue.submit()
@@ -85,14 +85,14 @@ async def test_worker_that_beats_on_in_silence_lives_however_long_it_is_absent(
     )
     for _ in range(5):
         assert await functions.renew_leases(queue.redis, queue.root, ask) == []
-        # Silent for a minute, as far as the holders tell.
+        # Absent for a minute, by its score among the claiming workers.
         await queue.redis.call("ZADD", keys.CLAIMING_WORKERS(queue.root), 1, "worker-1")
         seen = await queue.reap(absent_ms=50, beat_ms=1_000)
         assert (seen.dead, seen.missed) == ([], 1)
 
 
-async def test_claims_do_not_put_off_when_the_next_beat_is_due(queue: RedisFunctions) -> None:
-    """A worker that dies right after a claim is missed by the beat that does not come."""
+async def test_claims_do_not_delay_when_the_next_renewal_is_due(queue: RedisFunctions) -> None:
+    """A worker that dies right after a claim is found dead when its next renewal is overdue."""
     await queue.submit()
     await queue.claim_one(lease_ms=2_000)
     await queue.redis.call("ZADD", keys.CLAIMING_WORKERS(queue.root), 1, "worker-1")
@@ -104,12 +104,14 @@ async def test_claims_do_not_put_off_when_the_next_beat_is_due(queue: RedisFunct
     assert (await queue.reap(absent_ms=0, beat_ms=1_500)).dead == []
     await queue.submit("bob")
     await queue.claim_one(lease_ms=2_000)
-    # Just now it was alive.
+    # It was alive a moment ago.
     assert (await queue.reap(absent_ms=LONG_MS, beat_ms=500)).dead == []
     assert len((await queue.reap(absent_ms=0, beat_ms=500)).done) == 2
 
 
-async def test_live_worker_is_spared_while_another_one_is_found_dead(queue: RedisFunctions) -> None:
+async def test_live_worker_keeps_its_leases_while_another_is_found_dead(
+    queue: RedisFunctions,
+) -> None:
     gone = await queue.submit()
     await queue.claim_one(worker="worker-1", lease_ms=1)
     kept = await queue.submit()
@@ -121,7 +123,7 @@ async def test_live_worker_is_spared_while_another_one_is_found_dead(queue: Redi
     assert await queue.stage(kept) == "routing"
 
 
-async def test_beat_without_leases_makes_nobody_known_who_was_not(queue: RedisFunctions) -> None:
+async def test_renewal_without_leases_adds_no_worker(queue: RedisFunctions) -> None:
     ask = functions.RenewLeasesAsk(
         lease_ms=LONG_MS, held=[], worker="worker-9", without_listener_ms=LONG_MS
     )

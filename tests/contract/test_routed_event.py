@@ -1,4 +1,4 @@
-"""`status` of what runs tells the model that this attempt has chosen, and no earlier one's."""
+"""`status` returns the model that this attempt has chosen, not an earlier attempt's."""
 
 from shared.redis import functions, keys
 from shared.redis.functions import Claimed
@@ -14,7 +14,7 @@ def _routing(chosen: str) -> Routing:
 
 
 async def _append(queue: RedisFunctions, claimed: Claimed, seq: int, *chosen: str) -> None:
-    """Append a stage, and choices of models of which the last is noted."""
+    """Append a stage and choices of models, of which the last is stored."""
     said: list[events.Event] = [events.StageChanged("generating")]
     said += [events.Routed(_routing(each)) for each in chosen]
     ask = functions.AppendAsk(
@@ -35,7 +35,7 @@ async def _find(queue: RedisFunctions, ticket: Ticket) -> Generation:
     return found
 
 
-async def test_choice_is_told_while_its_attempt_runs(queue: RedisFunctions) -> None:
+async def test_status_returns_the_choice_while_its_attempt_runs(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     claimed = await queue.claim_one()
     await _append(queue, claimed, 1)

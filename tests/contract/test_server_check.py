@@ -1,4 +1,4 @@
-"""Is a server fit to hold the record? Every reason why not is told, and told at once."""
+"""Whether a server can hold Pollux' records: every reason against it is reported, all at once."""
 
 import msgspec
 import pytest
@@ -16,14 +16,12 @@ async def _faults(redis: Redis, settings: RedisSettings) -> list[str]:
     return caught.value.faults
 
 
-async def test_server_that_keeps_what_it_took_is_fit(
-    own_redis: Redis, own_settings: RedisSettings
-) -> None:
+async def test_durable_server_is_fit(own_redis: Redis, own_settings: RedisSettings) -> None:
     await server_check.check(own_redis, own_settings)
     await server_check.check(own_redis, msgspec.structs.replace(own_settings, durability="fsync"))
 
 
-async def test_server_that_forgets_or_evicts_is_unfit(
+async def test_server_without_durability_or_with_eviction_is_unfit(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await own_redis.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "appendonly", "no")
@@ -46,7 +44,7 @@ async def test_server_that_forgets_or_evicts_is_unfit(
         ("none", "everysec"),
     ],
 )
-async def test_name_of_durability_is_told_in_one_line(
+async def test_durability_is_reported_in_one_line(
     own_redis: Redis, own_settings: RedisSettings, durability: Durability, appendfsync: str
 ) -> None:
     await own_redis.call("CONFIG", "SET", "appendfsync", appendfsync)
@@ -79,7 +77,7 @@ async def test_name_that_promises_more_than_the_server_holds_is_refused(
     assert fault.endswith(f"`{durability}` needs a server with {needed}")
 
 
-async def test_what_is_nearly_kept_is_told_and_warned_of(
+async def test_weaker_durability_is_reported_with_a_warning(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await own_redis.call("CONFIG", "SET", "appendfsync", "everysec")
@@ -104,7 +102,7 @@ async def test_server_that_syncs_nothing_while_it_rewrites_is_unfit(
     assert "no-appendfsync-on-rewrite no" in fault
 
 
-async def test_where_config_is_denied_the_operators_word_must_do(
+async def test_where_config_is_denied_the_setting_decides(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await own_redis.call("ACL", "SETUSER", "default", "-config")
@@ -115,7 +113,7 @@ async def test_where_config_is_denied_the_operators_word_must_do(
     )
 
 
-async def test_user_that_may_not_use_our_channels_is_told_so(
+async def test_user_without_our_channels_is_reported(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await own_redis.call("ACL", "SETUSER", "default", "resetchannels")

@@ -1,4 +1,4 @@
-"""A server that changes under a running deployment, and the number of partitions all must know."""
+"""A server whose settings change while processes run, and the agreed number of partitions."""
 
 import msgspec
 import pytest
@@ -33,7 +33,7 @@ async def test_number_of_partitions_grows_and_never_shrinks(
     assert await partitions.fault(redis, _with(redis_settings, 5)) is None
 
 
-async def test_deployment_that_noted_no_number_is_known_by_what_it_uses(
+async def test_deployment_without_a_stored_number_is_recognised_by_its_keys(
     redis: Redis, redis_settings: RedisSettings
 ) -> None:
     queue = RedisFunctions(redis, redis_settings, partition=redis_settings.partitions - 1)
@@ -46,7 +46,7 @@ async def test_deployment_that_noted_no_number_is_known_by_what_it_uses(
     await partitions.register_count(redis, _with(redis_settings, 4), may_raise=True)
 
 
-async def test_what_an_operator_changes_is_logged_when_it_begins_and_ends(
+async def test_change_by_an_operator_is_logged_when_it_starts_and_ends(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     await library.load(own_redis)
@@ -104,7 +104,7 @@ async def test_trying_commands_leaves_nothing(redis: Redis, redis_settings: Redi
     assert await redis.call("EXISTS", keys.PERMISSION_PROBE(root)) == 0
 
 
-async def test_server_without_a_memory_bound_is_warned_of_at_the_start(
+async def test_server_without_a_memory_limit_is_logged_at_the_start(
     own_redis: Redis, own_settings: RedisSettings
 ) -> None:
     with capture_logs() as lines:

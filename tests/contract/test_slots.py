@@ -81,7 +81,7 @@ async def test_life_of_generations_stays_in_its_slot(queue: RedisFunctions) -> N
     assert await queue.delete_session("ann", first.session)
 
 
-async def test_accounts_and_keys_stay_in_theirs(queue: RedisFunctions) -> None:
+async def test_accounts_and_keys_stay_in_their_slot(queue: RedisFunctions) -> None:
     accounts = Accounts(queue.redis, queue.settings, b"pepper", SystemClock())
     account = await accounts.create("acme", "pro")
     made = await accounts.create_key(account, ("chat",))
@@ -89,7 +89,7 @@ async def test_accounts_and_keys_stay_in_theirs(queue: RedisFunctions) -> None:
     assert await accounts.grant(account, 5) == 5
 
 
-async def test_health_and_limits_of_providers_stay_in_theirs(queue: RedisFunctions) -> None:
+async def test_breakers_and_limits_of_providers_stay_in_their_slot(queue: RedisFunctions) -> None:
     root, provider = (
         keys.system_root(queue.settings),
         ProviderSettings(name="p", base_url="http://p"),

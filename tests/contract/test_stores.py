@@ -58,7 +58,7 @@ async def test_history_of_a_first_turn_is_empty(queue: RedisFunctions) -> None:
     assert found == []
 
 
-async def test_of_a_long_conversation_no_more_is_read_than_anybody_needs(
+async def test_no_more_of_a_long_conversation_is_read_than_fits(
     queue: RedisFunctions,
 ) -> None:
     ticket = await _talk(queue, 80)
@@ -110,7 +110,7 @@ async def test_session_is_found_by_its_owner_only(queue: RedisFunctions) -> None
     assert not await sessions.rename(queue.redis, queue.root, "bob", ticket.session, "Stolen")
 
 
-async def test_generation_is_told_from_queue_to_end(queue: RedisFunctions) -> None:
+async def test_generation_is_read_from_queue_to_end(queue: RedisFunctions) -> None:
     await queue.grant(100)
     first = await queue.submit(content="Hello", hold=30, model="m1")
     second = await queue.submit("ann", first.session)
@@ -142,7 +142,7 @@ async def test_generation_is_told_from_queue_to_end(queue: RedisFunctions) -> No
     assert len(await answer_durations.durations_ms(queue.redis, queue.root, "m1")) == 1
 
 
-async def test_average_lengths_of_a_models_answers_are_heard_by_all_who_serve_it(
+async def test_average_lengths_of_answers_reach_all_workers_of_a_model(
     redis: Redis, redis_settings: RedisSettings
 ) -> None:
     async def report(
@@ -157,15 +157,15 @@ async def test_average_lengths_of_a_models_answers_are_heard_by_all_who_serve_it
 
     assert await report("w1", 1) == {}
     assert await report("w1", 2, ("a", 2, 300), ("b", 1, 1_000)) == {"a": 150, "b": 1_000}
-    # One that is sent again is counted once.
+    # A report that is sent again counts once.
     assert await report("w1", 2, ("a", 2, 300), ("b", 1, 1_000)) == {"a": 150, "b": 1_000}
     assert await report("w2", 1) == {"b": 1_000}
-    # The newest of many weighs a little, and a hundred of them nearly all.
+    # One new answer has little weight, a hundred of them nearly all.
     assert (await report("w2", 2, ("b", 1, 2_000)))["b"] == 1_050
     assert 1_990 < (await report("w1", 3, ("b", 100, 200_000)))["b"] <= 2_000
 
 
-async def test_line_before_a_turn_is_told_as_it_is_and_as_it_was(queue: RedisFunctions) -> None:
+async def test_position_of_a_turn_is_returned_as_it_is_and_as_it_was(queue: RedisFunctions) -> None:
     async def look(ticket: Ticket) -> Generation:
         found = await generations.find(queue.redis, queue.root, "ann", ticket.id)
         assert found is not None
@@ -185,7 +185,7 @@ async def test_line_before_a_turn_is_told_as_it_is_and_as_it_was(queue: RedisFun
     assert (await look(tickets[0])).position is None
 
 
-async def test_line_of_a_turn_is_that_of_its_session(queue: RedisFunctions) -> None:
+async def test_position_of_a_turn_includes_its_session(queue: RedisFunctions) -> None:
     async def look(ticket: Ticket) -> Generation:
         found = await generations.find(queue.redis, queue.root, "ann", ticket.id)
         assert found is not None
@@ -231,7 +231,9 @@ async def test_line_of_a_turn_is_that_of_its_session(queue: RedisFunctions) -> N
     assert "before" not in record
 
 
-async def test_fleet_is_who_reported_lately(redis: Redis, redis_settings: RedisSettings) -> None:
+async def test_fleet_has_the_workers_that_reported_lately(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
     worker_report = WorkerReport(id="w1", concurrency=4, running=1, models=("a", "b"), wire=1)
     other = msgspec.structs.replace(worker_report, id="w2", concurrency=8, models=("b", "c"))
     silent = msgspec.structs.replace(worker_report, id="w3", models=("d",))
@@ -252,7 +254,9 @@ async def test_fleet_is_who_reported_lately(redis: Redis, redis_settings: RedisS
     assert (await fleet.load(redis, redis_settings)).models == {"a", "b"}
 
 
-async def test_fleet_forgets_who_fell_silent(redis: Redis, redis_settings: RedisSettings) -> None:
+async def test_fleet_removes_workers_that_stopped_reporting(
+    redis: Redis, redis_settings: RedisSettings
+) -> None:
     worker_report = WorkerReport(id="w1", concurrency=4, running=0, models=(), wire=1)
     await fleet.report(redis, redis_settings, worker_report)
     await _falls_silent(redis, redis_settings, "w1", 70_000)
@@ -263,7 +267,7 @@ async def test_fleet_forgets_who_fell_silent(redis: Redis, redis_settings: Redis
     assert reports == [b"w2"]
 
 
-async def test_worker_is_new_until_it_was_forgotten(
+async def test_worker_is_new_once_it_was_removed(
     redis: Redis, redis_settings: RedisSettings
 ) -> None:
     worker_report = WorkerReport(id="w1", concurrency=4, running=0, models=(), wire=1)
@@ -273,10 +277,10 @@ async def test_worker_is_new_until_it_was_forgotten(
     assert (await fleet.report(redis, redis_settings, worker_report)).is_new
 
 
-async def test_what_was_served_outlives_a_time_in_which_nobody_could_report(
+async def test_served_models_outlive_a_time_in_which_no_worker_could_report(
     redis: Redis, redis_settings: RedisSettings
 ) -> None:
-    """The first who comes back must not forget what the others are about to say again."""
+    """The first worker that reports after an outage does not remove the models of the others."""
     root = keys.system_root(redis_settings)
     worker_report = WorkerReport(id="w1", concurrency=4, running=0, models=("a",), wire=1)
     other = msgspec.structs.replace(worker_report, id="w2", models=("b",))
@@ -290,7 +294,7 @@ async def test_what_was_served_outlives_a_time_in_which_nobody_could_report(
 
 
 async def _falls_silent(redis: Redis, settings: RedisSettings, worker: str, ago_ms: int) -> None:
-    """As if a worker had reported so long ago for the last time."""
+    """Set a worker's last report to so long ago."""
     worker_reports = keys.REPORT_TIMES(keys.system_root(settings))
     assert await redis.call("ZINCRBY", worker_reports, -ago_ms, worker)
 

@@ -1,4 +1,4 @@
-"""What a dead worker held: who is suspected, in which company it runs again, what is counted."""
+"""Suspects: which generations are suspected, with how many others they run, what counts."""
 
 import msgspec
 import pytest
@@ -26,7 +26,7 @@ async def _claim(
 
 
 async def _die(queue: RedisFunctions, *held: Claimed) -> list[str]:
-    """Let the leases lapse together; return what is told of each."""
+    """Let the leases expire together; return what the reap reports of each."""
     lapsed = [word for one in held for word in (1, f"{one.account}:{one.id}")]
     await queue.redis.call("ZADD", keys.LEASES(queue.root), "XX", *lapsed)
     return [what for _, _, what in (await queue.reap()).done]
@@ -38,7 +38,7 @@ async def _crashes(queue: RedisFunctions, one: Claimed) -> str | None:
     return look.record.get("crashes")
 
 
-async def test_first_death_counts_against_nobody_and_all_of_it_runs_again_together(
+async def test_first_death_counts_against_none_and_all_run_again_together(
     queue: RedisFunctions,
 ) -> None:
     for number in range(6):
@@ -57,7 +57,7 @@ async def test_company_shrinks_to_one_that_is_then_counted_alone(queue: RedisFun
     await _die(queue, *(await _claim(queue, 9)).claimed)
     pair = (await _claim(queue, 9)).claimed
     assert [one.suspects_max for one in pair] == [2, 2]
-    # No third one beside them, by whichever call.
+    # No third one runs beside them, whichever call claims it.
     assert (await _claim(queue, 9, suspects=2, suspects_max=2)).claimed == []
     await _die(queue, *pair)
     rest = (await _claim(queue, 9)).claimed
@@ -70,7 +70,7 @@ async def test_company_shrinks_to_one_that_is_then_counted_alone(queue: RedisFun
     assert (await _crashes(queue, rest[0]), await _crashes(queue, beside)) == ("1", "0")
 
 
-async def test_suspect_that_ends_an_attempt_is_none_any_more(queue: RedisFunctions) -> None:
+async def test_attempt_that_ends_clears_the_suspicion(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     await queue.submit("bob")
     await _die(queue, *await queue.claim(2))
@@ -84,7 +84,7 @@ async def test_suspect_that_ends_an_attempt_is_none_any_more(queue: RedisFunctio
     assert "falls" not in (await queue.status(ticket)).record
 
 
-async def test_what_only_waited_for_room_stays_a_suspect(queue: RedisFunctions) -> None:
+async def test_suspect_that_only_waited_for_room_stays_one(queue: RedisFunctions) -> None:
     await queue.submit()
     await _die(queue, await queue.claim_one())
     one = await queue.claim_one()
@@ -103,10 +103,10 @@ async def test_what_only_waited_for_room_stays_a_suspect(queue: RedisFunctions) 
     assert (await queue.claim_one()).suspects_max == 1
 
 
-async def test_what_an_older_process_counted_runs_as_the_only_suspect(
+async def test_suspect_of_an_older_process_runs_as_the_only_one(
     queue: RedisFunctions,
 ) -> None:
-    """An older reaper counts and puts it back into its account's line, suspects and all."""
+    """An older process' reap counts a crash and makes the turn ready, although it is a suspect."""
     tickets = [await queue.submit(f"a{number}") for number in range(3)]
     for ticket in tickets:
         where = keys.GENERATION(queue.root, ticket.account, ticket.id)
@@ -129,7 +129,7 @@ async def test_suspect_is_found_by_older_workers_in_the_end(queue: RedisFunction
     assert one.claimed_ms < float(due) < one.claimed_ms + 60_000
 
 
-async def test_suspects_stand_behind_what_their_account_may_run(queue: RedisFunctions) -> None:
+async def test_suspects_respect_the_running_max_of_their_account(queue: RedisFunctions) -> None:
     for _ in range(3):
         await queue.submit(running_max=2)
     held = await queue.claim(9)
@@ -167,19 +167,19 @@ async def _company(queue: RedisFunctions, account: str, id_: str) -> str | None:
     return look.record.get("company")
 
 
-async def test_leases_of_one_worker_that_lapse_in_pieces_were_none_of_them_alone(
+async def test_leases_of_one_worker_that_expire_in_parts_count_together(
     queue: RedisFunctions,
 ) -> None:
     tickets = [await queue.submit(f"a{number}") for number in range(4)]
     alone = await queue.submit("zoe")
     for _ in tickets:
         one = await queue.claim_one(worker="gone")
-        # Some time before the first of them lapses.
+        # Some time before the first of them expires.
         where = keys.GENERATION(queue.root, one.account, one.id)
         await queue.redis.call("HSET", where, "started", one.claimed_ms - 9)
     await queue.claim_one(worker="other")
     names = [f"{each.account}:{each.id}" for each in tickets]
-    # The first before the others, the last after them, those between cut by what a reap takes.
+    # The first expires before the others, the last after them; a reap's limit splits the rest.
     for piece, limit in ((names[:1], 9), (names[1:3], 1), ((), 1), (names[3:], 9)):
         if piece:
             await _lapse(queue, *piece)
@@ -191,7 +191,7 @@ async def test_leases_of_one_worker_that_lapse_in_pieces_were_none_of_them_alone
     assert await _company(queue, "zoe", alone.id) == "0"
 
 
-async def test_worker_that_lived_on_after_a_lapse_holds_what_it_claims_then_alone(
+async def test_worker_that_lives_on_after_an_expiry_holds_later_claims_alone(
     queue: RedisFunctions,
 ) -> None:
     first = await queue.submit()
@@ -220,7 +220,7 @@ async def test_nothing_joins_the_only_suspect_of_a_worker_in_a_storm(queue: Redi
 
 
 async def _fall_alone(queue: RedisFunctions, *accounts: str) -> None:
-    """Let a message of each account be the only one that a worker held when it died."""
+    """Let a worker die with only one message, for each account."""
     for account in accounts:
         await queue.submit(account)
     for one in [await queue.claim_one(worker=account) for account in accounts]:
@@ -230,7 +230,7 @@ async def _fall_alone(queue: RedisFunctions, *accounts: str) -> None:
 async def test_a_counted_suspect_that_completes_shows_that_workers_die_of_something_else(
     queue: RedisFunctions,
 ) -> None:
-    """Then what waits as the only suspect of a worker does not wait in vain."""
+    """A generation that waits to be the only suspect of a worker is claimed in the end."""
     accounts = ("ann", "bob", "cem")
     await _fall_alone(queue, *accounts)
     one = await queue.claim_one()
@@ -257,10 +257,10 @@ async def test_a_suspect_that_nothing_was_counted_against_shows_nothing_when_it_
     ("is_own_doing", "expected"),
     [(False, [1, 2, 3, 3, 3, 3, 3, 3]), (True, [1, 2, 3, 4, 5, 6, 7, 8])],
 )
-async def test_of_deaths_that_count_against_nobody_two_count_as_calls(
+async def test_two_uncounted_deaths_count_as_calls(
     queue: RedisFunctions, is_own_doing: bool, expected: list[int]
 ) -> None:
-    """A message whose neighbours kill its workers must not be left without a call."""
+    """A message whose neighbours kill its workers keeps some of its calls."""
     await queue.submit()
     await queue.release(await queue.claim_one(), calls=1)
     # In a storm no death counts against what it ran.
@@ -276,7 +276,7 @@ async def test_of_deaths_that_count_against_nobody_two_count_as_calls(
 
 
 def _elsewhere(count: int = 9, *, wire: int = 1, room: int = 0) -> ClaimAsk:
-    """Return the claim of a worker for which the provider of model `one` has so much room."""
+    """Return the claim of a worker that has so much room at the provider of model `one`."""
     return ClaimAsk(
         worker="w2",
         wire=wire,
@@ -299,7 +299,7 @@ async def test_suspects_without_room_are_parked_and_hide_no_others(queue: RedisF
     batch = await functions.claim(queue.redis, queue.root, _elsewhere())
     assert {one.id for one in batch.claimed} == wanted
     assert ("interactive", "p1") in (await queue.reap(closed=["p1"])).parked_queues
-    # Their company is kept: all of it runs again as soon as there is room.
+    # They keep their company: all of them run again as soon as there is room.
     taken = await functions.claim(queue.redis, queue.root, _elsewhere(99, room=99))
     assert [one.suspects_max for one in taken.claimed] == [43] * 40
     assert {one.resource for one in taken.claimed} == {"p1"}
@@ -327,7 +327,9 @@ async def test_a_parked_suspect_stays_parked_where_it_may_not_run(queue: RedisFu
     assert [one.suspects_max for one in free] == [1]
 
 
-async def test_suspects_of_an_account_at_its_most_hide_no_others(queue: RedisFunctions) -> None:
+async def test_suspects_of_an_account_at_its_running_max_hide_no_others(
+    queue: RedisFunctions,
+) -> None:
     for _ in range(40):
         await queue.submit("ann")
     other = await queue.submit("bob")

@@ -1,4 +1,4 @@
-"""How many calls a provider takes is learned from those that it refuses, and forgotten in time."""
+"""The rate of calls that a provider accepts is learned from refusals, and expires."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ _SECOND_US: Final = 1_000_000
 
 @pytest.fixture
 def root(redis_settings: RedisSettings) -> str:
-    """Return the root of what belongs to no account."""
+    """Return the root of the keys that belong to no account."""
     return keys.system_root(redis_settings)
 
 
@@ -28,7 +28,7 @@ async def _refuse(redis: Redis, root: str, *, taken: int, retry_after_ms: int | 
 
 
 async def _pass(redis: Redis, root: str, seconds: float, *fields: str) -> None:
-    """As if so much time had passed."""
+    """Shift the stored times as if so much time had passed."""
     for field in fields:
         await redis.call(
             "HINCRBY", keys.THROTTLE(root, _CIRCUIT), field, -int(seconds * _SECOND_US)
@@ -43,7 +43,7 @@ async def _interval_seconds(redis: Redis, root: str) -> float:
 async def test_rate_is_learned_of_calls_that_were_sent_and_not_refused(
     redis: Redis, root: str
 ) -> None:
-    # Of 35 calls that were sent at once ten are taken on, and the refusals come before any answer.
+    # Of 35 calls sent at once ten are accepted, and the refusals come before any answer.
     assert await _refuse(redis, root, taken=34, retry_after_ms=9_000) == 9_000
     for taken in range(33, 9, -1):
         assert 0 < await _refuse(redis, root, taken=taken, retry_after_ms=9_000) <= 9_010
@@ -58,7 +58,7 @@ async def test_rate_is_halved_at_most_by_a_refusal(redis: Redis, root: str) -> N
     await _pass(redis, root, 10, "shut", "since", "refused")
     await functions.admit_throttled(redis, root, _TURN)
     before = await _interval_seconds(redis, root)
-    # For minutes nobody called; that the next one is refused says little of the rate.
+    # Nobody called for minutes, so that the next call is refused says little about the rate.
     await _pass(redis, root, 200, "shut", "since", "refused", "fresh", "next")
     await functions.admit_throttled(redis, root, _TURN)
     await _refuse(redis, root, taken=0, retry_after_ms=1_000)
@@ -99,9 +99,7 @@ async def test_a_stray_refusal_at_little_demand_slows_nobody_for_long(
     assert waits[2] <= 6_000
 
 
-async def test_a_long_wait_that_was_told_is_not_forgotten_before_it_is_over(
-    redis: Redis, root: str
-) -> None:
+async def test_long_retry_after_does_not_expire_before_it_is_over(redis: Redis, root: str) -> None:
     await _refuse(redis, root, taken=10, retry_after_ms=3_600_000)
     await _pass(redis, root, 400, "shut", "since", "refused")
     turn = await functions.admit_throttled(redis, root, _TURN)
@@ -109,7 +107,9 @@ async def test_a_long_wait_that_was_told_is_not_forgotten_before_it_is_over(
     assert not turn.is_no_longer_throttled
 
 
-async def test_no_time_is_kept_for_who_tries_another_model_instead(redis: Redis, root: str) -> None:
+async def test_no_time_is_reserved_for_a_caller_that_tries_another_model(
+    redis: Redis, root: str
+) -> None:
     await _refuse(redis, root, taken=10, retry_after_ms=9_000)
     passing = AdmitThrottledAsk(circuit=_CIRCUIT, lane="interactive", passes_over=True)
     for _ in range(150):
@@ -119,16 +119,14 @@ async def test_no_time_is_kept_for_who_tries_another_model_instead(redis: Redis,
     assert wait <= 9_000
 
 
-async def test_a_newcomer_takes_no_place_of_those_who_were_given_a_time(
-    redis: Redis, root: str
-) -> None:
+async def test_new_caller_takes_no_place_of_those_with_a_time(redis: Redis, root: str) -> None:
     await _refuse(redis, root, taken=10, retry_after_ms=9_000)
     for _ in range(5):
         await functions.admit_throttled(redis, root, _TURN)
     await _pass(redis, root, 9.1, "shut", "since", "refused")
     booked = int(await redis.call("HGET", keys.THROTTLE(root, _CIRCUIT), "booked_batch"))
     now = SystemClock().now_ms() * 1000
-    # The first of the five comes at its time, and one that is new at the same moment.
+    # The first of the five comes at its time, and a new caller at the same moment.
     await redis.call(
         "HSET", keys.THROTTLE(root, _CIRCUIT), "booked_batch", max(booked, now) + 4 * _SECOND_US
     )
@@ -138,7 +136,7 @@ async def test_a_newcomer_takes_no_place_of_those_who_were_given_a_time(
     assert (await functions.admit_throttled(redis, root, _AGAIN)).wait_ms is None
 
 
-async def test_who_is_turned_away_is_given_a_time_of_its_own(redis: Redis, root: str) -> None:
+async def test_each_refused_caller_gets_a_time_of_its_own(redis: Redis, root: str) -> None:
     await _refuse(redis, root, taken=10, retry_after_ms=9_000)
     waits = [(await functions.admit_throttled(redis, root, _TURN)).wait_ms for _ in range(5)]
     assert all(wait is not None for wait in waits)
@@ -146,9 +144,9 @@ async def test_who_is_turned_away_is_given_a_time_of_its_own(redis: Redis, root:
     assert len(set(waits)) == len(waits)
 
 
-async def test_a_clock_that_was_set_back_holds_nobody_up(redis: Redis, root: str) -> None:
+async def test_clock_that_was_set_back_delays_no_caller(redis: Redis, root: str) -> None:
     await _refuse(redis, root, taken=10, retry_after_ms=2_000)
-    # As if the clock had been half a minute ahead then, and the refusal a while ago.
+    # As if the clock had been half a minute ahead then, and the refusal some time ago.
     await _pass(redis, root, -30, "shut")
     await _pass(redis, root, 60, "refused")
     wait = (await functions.admit_throttled(redis, root, _AGAIN)).wait_ms
@@ -163,16 +161,14 @@ async def _spent(redis: Redis, root: str, *, retry_after_ms: int = 9_000) -> Non
     await functions.record_refusal(redis, root, ask)
 
 
-async def test_calls_that_are_used_up_are_awaited_without_a_refusal(
-    redis: Redis, root: str
-) -> None:
+async def test_used_up_calls_start_a_pause_without_a_refusal(redis: Redis, root: str) -> None:
     await _spent(redis, root)
     wait = (await functions.admit_throttled(redis, root, _TURN)).wait_ms
     assert wait is not None
     assert 8_000 < wait <= 9_000
     await _pass(redis, root, 9.1, "shut", "since", "refused")
     assert (await functions.admit_throttled(redis, root, _AGAIN)).wait_ms is None
-    # Ten calls in ten seconds were taken on, and one that was not refused is not taken off.
+    # Ten calls in ten seconds were accepted; a call that was not refused is not subtracted.
     assert 1.0 < await _interval_seconds(redis, root) < 1.2
 
 
@@ -184,7 +180,7 @@ async def test_answer_of_another_worker_makes_no_pause_longer(redis: Redis, root
     assert wait <= 9_000
 
 
-async def test_throttle_goes_with_what_was_told_falsely_unless_a_call_was_refused(
+async def test_throttle_of_wrong_headers_ends_unless_a_call_was_refused(
     redis: Redis, root: str
 ) -> None:
     false = RecordRefusalAsk(circuit=_CIRCUIT, taken=0, taken_ms=0, is_false=True)

@@ -1,9 +1,9 @@
-"""Claims whose replies were lost: what they took is given back, and is nobody's crash."""
+"""Claims whose replies were lost: their turns are queued again, and no crash is counted."""
 
 from tests.support.redis_functions import RedisFunctions
 
 
-async def test_what_a_claim_took_that_nobody_heard_of_is_given_back(queue: RedisFunctions) -> None:
+async def test_turns_of_an_unacknowledged_claim_are_requeued(queue: RedisFunctions) -> None:
     tickets = [await queue.submit() for _ in range(3)]
     heard, *unacknowledged = [(await queue.claim(number=number))[0] for number in (1, 2, 3)]
     other = await queue.submit()
@@ -20,7 +20,7 @@ async def test_what_a_claim_took_that_nobody_heard_of_is_given_back(queue: Redis
     assert await queue.claim(9, number=5, unacknowledged=[2, 3]) == []
 
 
-async def test_what_nobody_heard_of_counts_for_no_crash(queue: RedisFunctions) -> None:
+async def test_unacknowledged_claim_counts_no_crash(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     for number in range(1, 9):
         [claimed] = await queue.claim(number=number, unacknowledged=[number - 1])
@@ -31,7 +31,7 @@ async def test_what_nobody_heard_of_counts_for_no_crash(queue: RedisFunctions) -
     assert await queue.stage(ticket) == "completed"
 
 
-async def test_what_nobody_heard_of_and_was_cancelled_has_ended(queue: RedisFunctions) -> None:
+async def test_cancelled_turn_of_an_unacknowledged_claim_has_ended(queue: RedisFunctions) -> None:
     ticket = await queue.submit()
     await queue.claim(number=1)
     await queue.cancel(ticket)

@@ -1,4 +1,4 @@
-"""A key that something else has overwritten stops its partition only, until it is mended."""
+"""An overwritten key stops only its own partition, until it is repaired."""
 
 from contextlib import suppress
 from typing import Final
@@ -22,7 +22,7 @@ from worker.partition_guard import PartitionGuard
 
 pytestmark = pytest.mark.each_once
 
-# What all of a partition share: none of it may be lost, and nothing is done by halves meanwhile.
+# Keys that a whole partition shares: nothing in them may be lost, and no write is half done.
 _SHARED: Final = (
     keys.LEASES,
     keys.DEADLINES,
@@ -45,7 +45,7 @@ async def _put(queue: RedisFunctions, name: str, kind: str = "string") -> None:
 
 
 async def _state(queue: RedisFunctions) -> dict[bytes, bytes]:
-    """Return all that is stored, as Redis writes it down, but for the rate of submissions."""
+    """Return a dump of all keys, except the submission rate's."""
     names = await queue.redis.call("KEYS", f"{queue.root}*")
     own = [name for name in names if b":submissions:" not in name]
     return {name: await queue.redis.call("DUMP", name) for name in own}
@@ -58,7 +58,7 @@ def _named(error: WrongTypeError) -> list[tuple[str, str, str]]:
 async def _refused_or_untouched(
     queue: RedisFunctions, name: str, expected: str, kind: str, ticket: Ticket
 ) -> None:
-    """Do everything: what the key matters to is refused by its name, and changes nothing."""
+    """Call everything: calls that need the key are refused with its name and change nothing."""
     for work in (
         queue.reap,
         lambda: queue.cancel(ticket),
@@ -106,7 +106,7 @@ async def _settle_refused_or_whole(queue: RedisFunctions, claimed: Claimed) -> N
 
 @pytest.mark.parametrize("kind", ["string", "hash"])
 @pytest.mark.parametrize("key", _SHARED, ids=lambda key: key.pattern)
-async def test_shared_key_of_another_type_is_named_and_nothing_is_done_by_halves(
+async def test_shared_key_of_another_type_is_named_and_nothing_is_half_written(
     queue: RedisFunctions, settings: Settings, key: keys.Key, kind: str
 ) -> None:
     if key.type == kind:
@@ -121,7 +121,7 @@ async def test_shared_key_of_another_type_is_named_and_nothing_is_done_by_halves
 
 
 @pytest.mark.parametrize("lane", LANES)
-async def test_lane_of_another_type_is_named_and_nothing_is_done_by_halves(
+async def test_lane_of_another_type_is_named_and_nothing_is_half_written(
     queue: RedisFunctions, settings: Settings, lane: str
 ) -> None:
     await queue.grant(100)
@@ -134,7 +134,7 @@ async def test_lane_of_another_type_is_named_and_nothing_is_done_by_halves(
 
 
 async def _all_answered(queue: RedisFunctions, settings: Settings, most: int) -> None:
-    """Make the lines anew, and see all that is unfinished answered and nothing held."""
+    """Rebuild the queues; check that all that is unfinished is answered and no hold is left."""
     name = keys.SUSPECTS(queue.root)
     await queue.redis.call("SET", name, "theirs") if not await queue.redis.call(
         "EXISTS", name
@@ -182,7 +182,7 @@ async def test_answer_is_settled_once_however_long_the_key_stays_so(
     assert (credit_totals.balance, credit_totals.held, credit_totals.settled) == (96, 0, 4)
 
 
-async def test_settlement_needs_no_list_of_parked_lines(queue: RedisFunctions) -> None:
+async def test_settlement_needs_no_set_of_parked_queues(queue: RedisFunctions) -> None:
     await queue.grant(100)
     await queue.submit(hold=10)
     claimed = await queue.claim_one()
@@ -198,7 +198,7 @@ async def test_settlement_needs_no_list_of_parked_lines(queue: RedisFunctions) -
 
 
 @pytest.mark.parametrize("lane", LANES)
-async def test_bell_of_another_type_is_replaced(queue: RedisFunctions, lane: Lane) -> None:
+async def test_wakeup_list_of_another_type_is_replaced(queue: RedisFunctions, lane: Lane) -> None:
     bell = keys.WAKEUP(queue.root, lane)
     await queue.redis.call("SET", bell, "x")
     await queue.submit(lane=lane)
@@ -206,7 +206,9 @@ async def test_bell_of_another_type_is_replaced(queue: RedisFunctions, lane: Lan
     await queue.complete(await queue.claim_one())
 
 
-async def test_holders_and_lines_of_parked_turns_are_made_again(queue: RedisFunctions) -> None:
+async def test_claiming_workers_and_queues_of_parked_turns_are_rebuilt(
+    queue: RedisFunctions,
+) -> None:
     tickets = [await queue.submit() for _ in range(2)]
     for each in await queue.claim(2):
         await queue.release(each, delay_ms=60_000, parked="shop", is_elsewhere=True)
@@ -247,7 +249,7 @@ async def test_key_of_one_account_stops_that_account_only(
     await queue.redis.call("DEL", name)
 
 
-async def test_all_that_is_stored_is_of_the_type_that_its_family_says(
+async def test_every_stored_key_has_the_type_of_its_family(
     queue: RedisFunctions,
 ) -> None:
     await queue.grant(100)
@@ -262,7 +264,7 @@ async def test_all_that_is_stored_is_of_the_type_that_its_family_says(
         assert await queue.redis.call("TYPE", name) == family.type.encode()
 
 
-async def test_watch_tells_of_what_is_wrong_until_it_is_mended(
+async def test_watch_reports_what_is_wrong_until_it_is_repaired(
     redis: Redis, redis_settings: RedisSettings, queue: RedisFunctions
 ) -> None:
     name = keys.DEFERRED(queue.root)
@@ -280,7 +282,7 @@ async def test_watch_tells_of_what_is_wrong_until_it_is_mended(
     assert server_watch.wrong_keys == ()
 
 
-async def test_what_is_made_again_is_removed_by_who_looks(
+async def test_rebuildable_key_of_another_type_is_removed(
     redis: Redis, redis_settings: RedisSettings
 ) -> None:
     root = keys.system_root(redis_settings)
@@ -315,7 +317,7 @@ _LINES: Final = (*_SHARED[:6], keys.LANE, keys.READY, keys.UNFINISHED)
 
 
 async def _crowd(queue: RedisFunctions) -> tuple[list[Ticket], Claimed]:
-    """Have generations in every line: leased, deferred, suspect, ready, waiting, of a batch."""
+    """Have generations in every queue: leased, deferred, suspect, ready, waiting, in a batch."""
     await queue.grant(1_000)
     first = [await queue.submit(hold=10) for _ in range(4)]
     claimed = [await queue.claim_one(worker=f"w{number}") for number in range(3)]
@@ -331,7 +333,7 @@ async def _crowd(queue: RedisFunctions) -> tuple[list[Ticket], Claimed]:
 
 
 @pytest.mark.parametrize("key", _LINES, ids=lambda key: key.pattern)
-async def test_lines_are_made_anew_and_everything_is_answered_once(
+async def test_queues_are_rebuilt_and_everything_is_answered_once(
     queue: RedisFunctions, settings: Settings, key: keys.Key
 ) -> None:
     tickets, held = await _crowd(queue)
@@ -370,7 +372,7 @@ def _partition(queue: RedisFunctions) -> int:
     return queue.settings.partitions - 1
 
 
-async def test_what_holds_money_is_told_of_and_left(
+async def test_key_that_holds_credits_is_reported_and_left(
     queue: RedisFunctions, settings: Settings
 ) -> None:
     name = keys.ACCOUNT_TOTALS(queue.root, "ann")

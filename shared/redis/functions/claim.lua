@@ -8,7 +8,7 @@
 --          worker has), suspects_max (how many it may have; nil: any number)
 -- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms, retries,
 --          calls, company (0: no suspect), the resource whose room it uses ('' for none), submission, user message,
---          the session's system prompt, its companion}...}; a flat list, since a map would repeat 16 names a generation
+--          the session's system prompt, its companion}...}; lists, since a map of 16 names costs 4 % more a claim
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation that left the
 --          queue without a lease would belong to nobody.
 -- A claim is never retried: its reply may be lost after it took turns. The worker's next claim lists unacknowledged

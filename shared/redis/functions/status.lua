@@ -7,7 +7,7 @@
 --          weight, and session_turns_before its session's turns that wait before it, both where anything comes first;
 --          body is the text so far, or the assistant message's record once it has ended
 -- ATOMIC   because the state and the text must be of the same moment.
--- The reply is a flat list: a map would repeat the names of 13 values and allocate a table for each poll.
+-- The reply is one list, like that of `claim`: names for its 13 values would cost each poll more.
 
 -- A deferred generation is retried at a known time; any other only waits for its turn.
 local function ms_until_retry(root, ask, record, now)
