@@ -91,8 +91,8 @@ async def test_batch_work_leaves_room_for_interactive_work(opened: Any) -> None:
 
 
 async def test_batch_work_does_not_starve_where_interactive_calls_take_all_slots(
-    opened: Any,
-) -> None:  # noqa: ANN401  a maker of doors
+    opened: Any,  # noqa: ANN401  a maker of doors
+) -> None:
     door = opened(concurrency_max=3)
     assert [await door.admit(f"i{n}") for n in range(3)] == [None] * 3
     assert await door.admit("b0", "batch") == 0
