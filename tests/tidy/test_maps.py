@@ -3,9 +3,9 @@
 A line of a map is the name of a module, package or file of the folder, two blanks or more, and what
 it does:
 
-    claims   Takes work from every partition
+    claims   Claims work from every partition
 
-Tests and `conftest` need no line; their names say what they are.
+Tests and `conftest` may be left out; their names say what they are.
 """
 
 import ast
@@ -34,11 +34,7 @@ def _packages() -> list[str]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    return [
-        entry
-        for entry in folder.iterdir()
-        if entry.name not in {"__pycache__", "__init__.py", "conftest.py"}
-    ]
+    return [entry for entry in folder.iterdir() if entry.name not in {"__pycache__", "__init__.py"}]
 
 
 def _needed(folder: Path) -> set[str]:
@@ -46,7 +42,7 @@ def _needed(folder: Path) -> set[str]:
     return {
         entry.stem
         for entry in _entries(folder)
-        if (entry.suffix == ".py" and not entry.name.startswith("test_"))
+        if (entry.suffix == ".py" and not entry.name.startswith(("test_", "conftest")))
         or (entry / "__init__.py").exists()
     }
 
