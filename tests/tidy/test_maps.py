@@ -22,9 +22,6 @@ _LINE: Final = re.compile(r"^([a-z_][\w.-]*)/?[ ]{2,}\S", re.MULTILINE)
 # Packages whose map does not list their modules yet; a package that does must leave this list.
 UNMAPPED: Final[frozenset[str]] = frozenset(
     {
-        "tests",
-        "tests/api",
-        "tests/api/server",
     }
 )
 
