@@ -19,12 +19,6 @@ from tests.tidy import source
 
 _LINE: Final = re.compile(r"^([a-z_][\w.-]*)/?[ ]{2,}\S", re.MULTILINE)
 
-# Packages whose map does not list their modules yet; a package that does must leave this list.
-UNMAPPED: Final[frozenset[str]] = frozenset(
-    {
-    }
-)
-
 
 def _packages() -> list[str]:
     return [path.rpartition("/")[0] for path in source.modules() if path.endswith("/__init__.py")]
@@ -58,9 +52,4 @@ def _faults(package: str) -> list[str]:
 
 @pytest.mark.parametrize("package", _packages())
 def test_a_package_lists_its_modules(package: str) -> None:
-    faults = _faults(package)
-    assert package in UNMAPPED or not faults
-
-
-def test_the_exceptions_are_packages() -> None:
-    assert set(_packages()) >= UNMAPPED
+    assert not _faults(package)
