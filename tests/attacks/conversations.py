@@ -23,7 +23,7 @@ async def read_pages(checkout: Path) -> list[Figure]:
     """Read the longest page eight times at once."""
     async with (
         targets.running(checkout, Plan()) as target,
-        target.customer(await target.key("stranger", "enterprise")) as customer,
+        target.customer(await target.key("attacker", "enterprise")) as customer,
     ):
         first = await storage.store_cancelled(customer, _TURNS)
         with flood.growth(target.api) as grown:
@@ -62,7 +62,7 @@ async def send_short_messages(checkout: Path) -> list[Figure]:
     """Send short messages in it: the worker reads the earlier turns each time."""
     async with (
         targets.running(checkout, Plan()) as target,
-        target.customer(await target.key("stranger", "enterprise")) as customer,
+        target.customer(await target.key("attacker", "enterprise")) as customer,
     ):
         first = await storage.store_cancelled(customer, _TURNS)
         await storage.cancel(customer, first)

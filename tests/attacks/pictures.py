@@ -98,7 +98,7 @@ async def silent_names(checkout: Path) -> list[Figure]:
         _picture_server(port, []),
         targets.running(checkout, plan) as target,
     ):
-        attacker = await target.key("stranger", "free")
+        attacker = await target.key("attacker", "free")
         other = await target.key("other", "pro")
         attacking = asyncio.create_task(_name_silent_hosts(target, attacker, port))
         (seconds_taken, failed), tenant_report = await other_tenant.run_beside(
@@ -154,7 +154,7 @@ async def call_one_host(checkout: Path) -> list[Figure]:
     async with (
         _picture_server(port, paths),
         targets.running(checkout, Plan(ports=(port,))) as target,
-        target.customer(await target.key("stranger", "free")) as customer,
+        target.customer(await target.key("attacker", "free")) as customer,
     ):
         urls = [f"http://127.0.0.1:{port}/3/{n}" for n in range(_PICTURES)]
         status = await customer.wait_for_end(await customer.submit("describe", media_urls=urls))

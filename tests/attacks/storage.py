@@ -33,7 +33,7 @@ async def create_sessions(checkout: Path) -> list[Figure]:
     """Create sessions with a free account without credits; then run commands at a full server."""
     async with targets.running(checkout, Plan(maxmemory_mib=_MAXMEMORY_MIB)) as target:
         revoked_key, dead = await _create_key_and_dead_letter(target)
-        free = await target.key("stranger", "free", credits=0)
+        free = await target.key("attacker", "free", credits=0)
         request = flood.post("/v1/ai/sessions", free, {"metadata": _METADATA})
         flooded, tenant_report = await other_tenant.run_beside(target, _fill(target, request))
         stored = flooded.answers[_CREATED] * len(request) / MIB
@@ -100,11 +100,11 @@ async def submit_and_cancel(checkout: Path) -> list[Figure]:
     such it would need six minutes for them.
     """
     async with targets.running(checkout, Plan(maxmemory_mib=_LARGE_MAXMEMORY_MIB)) as target:
-        key = await target.key("stranger", "pro")
+        key = await target.key("attacker", "pro")
         before = target.stored_bytes()
         async with target.customer(key) as customer:
             first = await store_cancelled(customer, _FIRST_MESSAGES)
-            await target.key("stranger", "free", credits=0)
+            await target.key("attacker", "free", credits=0)
             attack = _submit_and_cancel(customer, first["session_id"])
             (answers, seconds), tenant_report = await other_tenant.run_beside(target, attack)
         stored = (target.stored_bytes() - before) / MIB

@@ -45,7 +45,7 @@ async def repeated(checkout: Path) -> list[Figure]:
 
 async def _flood(checkout: Path, name: str, fields: dict[str, str]) -> list[Figure]:
     async with targets.running(checkout, Plan()) as target:
-        key = await target.key("stranger", "free")
+        key = await target.key("attacker", "free")
         request = flood.post("/api/v1/chat", key, {"message": f"{_TEXT} [tokens=2]"}, **fields)
         (flooded, cpu), tenant_report = await other_tenant.run_beside(
             target, _flood_and_measure(target, request)
@@ -73,7 +73,7 @@ async def _flood_and_measure(target: Target, request: bytes) -> tuple[Flood, flo
 async def revoked(checkout: Path) -> list[Figure]:
     """Hold streams open with a key that is then revoked."""
     async with targets.running(checkout, Plan()) as target:
-        key = await target.key("stranger", "pro")
+        key = await target.key("attacker", "pro")
         (open_count, seconds), tenant_report = await other_tenant.run_beside(
             target, _hold_streams(target, key)
         )
@@ -189,7 +189,7 @@ def _is_closed(socket_: socket.socket) -> bool:
 async def slow_bodies(checkout: Path) -> list[Figure]:
     """Never send the last byte of large bodies, with several free accounts at once."""
     async with targets.running(checkout, Plan()) as target:
-        keys = [await target.key(f"stranger-{n}", "free") for n in range(_ACCOUNTS)]
+        keys = [await target.key(f"attacker-{n}", "free") for n in range(_ACCOUNTS)]
         with flood.growth(target.api) as grown:
             taken, tenant_report = await other_tenant.run_beside(target, _hold_bodies(target, keys))
             mib = grown()
@@ -222,7 +222,7 @@ async def _hold_bodies(target: Target, keys: list[Key]) -> int:
 async def declared_bodies(checkout: Path) -> list[Figure]:
     """Declare large bodies with a few free accounts, and send only their first byte."""
     async with targets.running(checkout, Plan()) as target:
-        keys = [await target.key(f"stranger-{n}", "free") for n in range(len(_DECLARED))]
+        keys = [await target.key(f"attacker-{n}", "free") for n in range(len(_DECLARED))]
         taken, tenant_report = await other_tenant.run_beside(target, _declare(target, keys))
     return [
         Figure(

@@ -179,7 +179,7 @@ def _history(messages: list[str]) -> list[Json]:
 def _misplaced(conversation: Conversation) -> Iterator[str]:
     """Compare the statuses with the listed messages, in order."""
     for turns, listed in zip(conversation.turns, conversation.listed, strict=True):
-        said = [
+        expected_rows = [
             entry
             for turn in turns
             for entry in (
@@ -188,8 +188,8 @@ def _misplaced(conversation: Conversation) -> Iterator[str]:
             )
         ]
         rows = [(row["role"], row["content"], row["status"]) for row in listed]
-        if rows != said:
-            yield f"{turns[0].status['session_id']} lists {rows}, its statuses have {said}"
+        if rows != expected_rows:
+            yield f"{turns[0].status['session_id']} lists {rows}, its statuses have {expected_rows}"
         for turn in turns:
             if turn.status["state"] != "completed" or not turn.answer:
                 yield f"{turn.message}: {turn.status}"

@@ -195,7 +195,7 @@ def _stream_matches_message(case: Case, evidence: Evidence) -> Iterator[str]:
 
 def _no_foreign_words(case: Case, _: Evidence) -> Iterator[str]:
     texts = [entry.event.text for entry in case.entries if isinstance(entry.event, events.Delta)]
-    texts += [said.content for said in (case.user, case.assistant) if said is not None]
+    texts += [each.content for each in (case.user, case.assistant) if each is not None]
     foreign = canaries_in(" ".join(texts)) - {canary(case.accepted_message.account)}
     if foreign:
         yield f"{case.accepted_message.account} sees {sorted(foreign)}"
@@ -248,10 +248,10 @@ def _check_calls(cases: dict[str, Case], evidence: Evidence) -> Iterator[Finding
                 "I4", name, f"{attempts} attempts, but only {disturbances} were disturbed"
             )
     for upstream_call in evidence.upstream_calls:
-        said = " ".join((upstream_call.question, *upstream_call.history))
-        if len(canaries_in(said)) > 1:
+        texts_sent = " ".join((upstream_call.question, *upstream_call.history))
+        if len(canaries_in(texts_sent)) > 1:
             yield Finding(
-                "I6", upstream_call.question, f"the upstream was shown {canaries_in(said)}"
+                "I6", upstream_call.question, f"the upstream was shown {canaries_in(texts_sent)}"
             )
 
 

@@ -57,7 +57,10 @@ async def _play_own(names: dict[str, str], seconds: float) -> list[Row]:
             outcome = outcomes[each.name]
             rows.append(
                 Row(
-                    names.get(kind, kind), each.name, _describe(outcome), outcome.faults(each.right)
+                    names.get(kind, kind),
+                    each.name,
+                    _describe(outcome),
+                    outcome.faults(each.expected),
                 )
             )
     return rows
@@ -68,7 +71,7 @@ async def _play_files(exchange_files: list[ExchangeFile], seconds: float) -> lis
     rows = []
     for each in exchange_files:
         outcome = outcomes[each.exchange.name]
-        faults = outcome.faults(each.exchange.right) if each.is_judged else None
+        faults = outcome.faults(each.exchange.expected) if each.is_judged else None
         rows.append(Row(each.kind, each.exchange.name, _describe(outcome), faults, each.sentence))
     return rows
 

@@ -47,7 +47,7 @@ class Exchange(NamedTuple):
 
     name: str
     reply: tuple[Piece, ...]
-    right: Expected = Expected()
+    expected: Expected = Expected()
     dialect: Dialect = "openai"
     message: str = MESSAGE
     fields: Mapping[str, object] = {}

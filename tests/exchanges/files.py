@@ -47,7 +47,7 @@ def _read(path: Path, verdict: Mapping[str, Any] | None, scale: float) -> Exchan
         name=path.stem,
         reply=tuple(pieces),
         # A generation that waits for a retry ends the observation.
-        right=Expected(stage="retrying"),
+        expected=Expected(stage="retrying"),
         dialect=decoded["dialect"],
         message=message,
         fields=fields,
@@ -64,8 +64,8 @@ def _read(path: Path, verdict: Mapping[str, Any] | None, scale: float) -> Exchan
 def _with_verdict(exchange: Exchange, verdict: Mapping[str, Any]) -> Exchange:
     """Return the exchange with the expected outcome, and the fields that its file lacks."""
     words = dict(verdict)
-    right = Expected(**{name: words.pop(name) for name in Expected._fields if name in words})
+    expected = Expected(**{name: words.pop(name) for name in Expected._fields if name in words})
     model = {**exchange.model, **words.pop("model", {})}
     if "shipped" in words:
         model |= as_shipped(words.pop("shipped"))
-    return exchange._replace(right=right, model=model, **words)
+    return exchange._replace(expected=expected, model=model, **words)

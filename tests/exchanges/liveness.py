@@ -37,9 +37,12 @@ _END: Final = (chunk({}, "stop"), DONE)
 
 
 def _slow(
-    name: str, reply: tuple[Piece, ...], right: Expected = _COMPLETED, dialect: Dialect = "openai"
+    name: str,
+    reply: tuple[Piece, ...],
+    expected: Expected = _COMPLETED,
+    dialect: Dialect = "openai",
 ) -> Exchange:
-    return Exchange(name, reply, right, dialect, provider=_PROVIDER, model=_MODEL)
+    return Exchange(name, reply, expected, dialect, provider=_PROVIDER, model=_MODEL)
 
 
 def _paced(*events: object, times: int = 8) -> tuple[object, ...]:

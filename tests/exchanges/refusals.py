@@ -32,11 +32,11 @@ _UNPAID: Final = failed("auth/PROVIDER_UNPAID")
 
 
 def _one(
-    name: str, status: int, body: object, right: Expected, dialect: Dialect = "openai"
+    name: str, status: int, body: object, expected: Expected, dialect: Dialect = "openai"
 ) -> Exchange:
     """Only the flagged message is refused; a message of another account is answered."""
     message = "these words are FLAGGED"
-    return Exchange(name, refusal(status, body), right, dialect, message, marker="FLAGGED")
+    return Exchange(name, refusal(status, body), expected, dialect, message, marker="FLAGGED")
 
 
 def _error(message: str, **other: object) -> Json:
@@ -168,8 +168,8 @@ UNPAID: Final = (
 
 def _overflow(name: str, status: int, body: object, dialect: Dialect = "openai") -> Exchange:
     """Refused at every length: repeated once with half of the conversation, then failed."""
-    right = failed("invalid_request/CONTEXT_TOO_LONG", calls=2)
-    refused = Exchange(name, refusal(status, body), right, dialect, "and AGAIN please")
+    expected = failed("invalid_request/CONTEXT_TOO_LONG", calls=2)
+    refused = Exchange(name, refusal(status, body), expected, dialect, "and AGAIN please")
     return refused._replace(marker="AGAIN", before=("first words", "second words"))
 
 
@@ -304,8 +304,8 @@ POLICY: Final = (
 )
 
 
-def _in_band(name: str, error: object, right: Expected, dialect: Dialect = "openai") -> Exchange:
-    return Exchange(name, stream({"error": error}, DONE), right, dialect)
+def _in_band(name: str, error: object, expected: Expected, dialect: Dialect = "openai") -> Exchange:
+    return Exchange(name, stream({"error": error}, DONE), expected, dialect)
 
 
 _LIMITED: Final = waiting(calls=None)

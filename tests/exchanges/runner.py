@@ -34,22 +34,22 @@ class Outcome(NamedTuple):
     bodies: list[Any]
     unrelated: Json | None
 
-    def faults(self, right: Expected) -> list[str]:
+    def faults(self, expected: Expected) -> list[str]:
         """Return the differences from the expected outcome."""
         status, result = self.status, self.status["result"]
         failure = status["failure"] or {}
         failure_code = f"{failure['category']}/{failure['code']}" if failure else ""
         reasoning = result.get("reasoning_content")
         pairs: list[tuple[str, object, object]] = [
-            ("state", status["state"], right.state),
-            ("failure", failure_code, right.failure),
-            ("content", result["content"], right.content),
-            ("calls", self.calls, right.calls),
-            ("finish_reason", result.get("finish_reason"), right.finish_reason),
-            ("reasoning", reasoning, right.reasoning),
-            ("credits", status["credits_used"], right.credits),
-            ("retryable", failure.get("retryable"), right.retryable),
-            ("stage", status["stage"], right.stage),
+            ("state", status["state"], expected.state),
+            ("failure", failure_code, expected.failure),
+            ("content", result["content"], expected.content),
+            ("calls", self.calls, expected.calls),
+            ("finish_reason", result.get("finish_reason"), expected.finish_reason),
+            ("reasoning", reasoning, expected.reasoning),
+            ("credits", status["credits_used"], expected.credits),
+            ("retryable", failure.get("retryable"), expected.retryable),
+            ("stage", status["stage"], expected.stage),
         ]
         compared = [each for each in pairs if each[2] is not None]
         found = [
@@ -57,7 +57,10 @@ class Outcome(NamedTuple):
             for outcome, outcomes, wanted in compared
             if outcomes != wanted
         ]
-        if right.state == "completed" and self.listed.get("finish_reason") != right.finish_reason:
+        if (
+            expected.state == "completed"
+            and self.listed.get("finish_reason") != expected.finish_reason
+        ):
             found.append(f"listed with finish_reason {self.listed.get('finish_reason')!r}")
         if self.unrelated is not None and self.unrelated["state"] != "completed":
             found.append(f"another account's message: {self.unrelated['failure']}")
@@ -114,7 +117,7 @@ async def _play(
     before = len(upstream.calls[exchange.name])
     fields = {"model": exchange.name, **session, **exchange.fields}
     receipt = await api.submit(exchange.message, **fields)
-    status = await _outcome(api, receipt, exchange.right, seconds)
+    status = await _outcome(api, receipt, exchange.expected, seconds)
     calls = upstream.calls[exchange.name][before:]
     unrelated = None
     if exchange.marker:
@@ -128,7 +131,7 @@ async def _play(
     return Outcome(status, listed[0], len(calls), [each.body for each in calls], unrelated)
 
 
-async def _outcome(api: ApiClient, receipt: Json, right: Expected, seconds: float) -> Json:
+async def _outcome(api: ApiClient, receipt: Json, expected: Expected, seconds: float) -> Json:
     """Poll until it has ended, or is at the expected stage."""
     ends = time.monotonic() + seconds
     while True:
@@ -137,7 +140,7 @@ async def _outcome(api: ApiClient, receipt: Json, right: Expected, seconds: floa
         except httpx.TransportError as error:
             raise AssertionError(str(error)) from error
         status = api_client.body(answer)
-        is_at_stage = right.stage is not None and status["stage"] == right.stage
+        is_at_stage = expected.stage is not None and status["stage"] == expected.stage
         if status["state"] != "processing" or is_at_stage or time.monotonic() > ends:
             return status
         await SystemClock().sleep(_POLL_SECONDS)

@@ -13,6 +13,6 @@ pytestmark = pytest.mark.each_once
 async def test_exchanges_come_to_what_is_right(system: System, kind: str) -> None:
     exchanges = KINDS[kind]
     outcomes = await play(system, exchanges)
-    faults = {each.name: outcomes[each.name].faults(each.right) for each in exchanges}
+    faults = {each.name: outcomes[each.name].faults(each.expected) for each in exchanges}
     found = [f"{name}: {each}" for name, those in faults.items() for each in those]
     assert not found, "\n".join(found)

@@ -40,7 +40,7 @@ def test_what_is_right_and_what_the_file_lacks_come_from_another(folder: Path) -
     verdict = {"content": "one", "calls": 2, "times": 1, "shipped": "grok-4.1-fast"}
     [exchange_file] = files.read(folder, {"cut-short": verdict}, 1.0)
     assert exchange_file.is_judged
-    assert exchange_file.exchange.right == Expected(content="one", calls=2)
+    assert exchange_file.exchange.expected == Expected(content="one", calls=2)
     assert exchange_file.exchange.times == 1
     assert exchange_file.exchange.model["reasoning_option"] == "none"
 
