@@ -84,7 +84,7 @@ async def test_only_an_operators_key_opens(
     refused(await public.request(method, path, json=sent), 404, "NOT_FOUND")
 
 
-async def test_each_door_serves_its_own(
+async def test_each_port_serves_its_own_routes(
     operator: ApiClient, customer: ApiClient, admin_url: str, system: System
 ) -> None:
     # On the public port, only POST is allowed there.
@@ -124,7 +124,7 @@ async def test_the_operators_document_is_served_and_valid(admin_url: str, system
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_front_with_two_doors_comes_and_goes_as_one(system: System, workers: str) -> None:
+async def test_both_ports_start_and_stop_together(system: System, workers: str) -> None:
     port = processes.free_port()
     front = await system.spawn_front("--admin-port", str(port), "--workers", workers)
     key = (await system.key(scopes=("operator",))).key
@@ -143,7 +143,7 @@ async def test_a_front_with_two_doors_comes_and_goes_as_one(system: System, work
             await gone.get("/readyz")
 
 
-async def test_a_front_has_two_ports_or_one_door(system: System, tmp_path: Path) -> None:
+async def test_admin_port_must_differ_from_port(system: System, tmp_path: Path) -> None:
     environment = processes.environment(system.settings, tmp_path)
     words = ["api", "--port", "8000", "--admin-port", "8000"]
     with processes.Process(words, environment, tmp_path / "log") as front:

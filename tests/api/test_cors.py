@@ -87,7 +87,7 @@ async def test_every_header_that_a_route_reads_may_be_sent_by_a_page(page: ApiCl
     assert read - {"accept"} <= _listed(answer, "access-control-allow-headers")
 
 
-async def test_another_page_is_told_nothing_and_answers_are_kept_apart(page: ApiClient) -> None:
+async def test_another_origin_is_not_allowed_and_caches_vary_by_origin(page: ApiClient) -> None:
     for origin in (STRANGER, "null", "", PAGE + ".evil.example", PAGE.upper(), PAGE + ":443", "*"):
         for answer in (
             await page.options(CHAT, headers=_preflight("POST", origin=origin)),
@@ -124,7 +124,7 @@ async def test_a_page_can_read_every_refusal(page: ApiClient, system: System) ->
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_page_can_read_all_that_an_answer_says(system: System) -> None:
+async def test_a_page_can_read_all_headers_of_a_response(system: System) -> None:
     system.change("api", cors_origins=(PAGE,))
     await system.front()
     page = await system.customer()
@@ -166,7 +166,7 @@ async def test_all_pages_may_call_where_the_settings_say_any(system: System) -> 
         assert (await customer.options(CHAT, headers=asked)).status_code == 204
 
 
-async def test_no_page_may_call_the_door_of_operators(system: System) -> None:
+async def test_no_page_may_call_the_operators_port(system: System) -> None:
     system.change("api", cors_origins=(PAGE,))
     door = await system.front_with_admin_port()
     customer = await system.customer(scopes=("operator",))

@@ -76,7 +76,7 @@ async def test_a_model_that_cannot_reason_is_refused_with_the_reason(api: ApiCli
     assert await api.credits() == {"total": 1000.0, "available": 1000.0, "held": 0.0}
 
 
-async def test_a_worker_of_before_leaves_it_in_the_line(api: ApiClient, system: System) -> None:
+async def test_an_older_worker_leaves_it_queued(api: ApiClient, system: System) -> None:
     plain = await api.submit("hello")
     deep = await api.submit("Why?", deep_think=True)
     account = await system.account()

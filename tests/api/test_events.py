@@ -86,7 +86,7 @@ async def test_the_stream_tells_the_whole_story_once(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_has_ended_is_told_again_from_any_event_on(
+async def test_an_ended_stream_is_sent_again_from_any_event_on(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text=_TEXT, gap_seconds=0.002))
@@ -130,7 +130,7 @@ async def test_who_comes_in_the_middle_gets_all_of_it_and_goes_on(
     assert text_of(first.received) == _TEXT
 
 
-async def test_another_front_tells_the_same(
+async def test_another_server_returns_the_same(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     elsewhere = await system.front()
@@ -170,7 +170,7 @@ async def test_after_the_retention_a_snapshot_stands_for_the_rest(
     assert answer.status_code == 204
 
 
-async def test_ends_without_an_answer_are_told_too(
+async def test_ends_without_an_answer_are_events_too(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     waiting_ = await api.submit("never begun")
@@ -343,7 +343,7 @@ async def test_publications_that_are_lost_are_read_from_the_stream(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_follower_that_knows_more_than_redis_begins_anew(
+async def test_a_follower_with_more_events_than_redis_starts_again(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
@@ -363,7 +363,7 @@ async def test_a_follower_that_knows_more_than_redis_begins_anew(
     assert [one.name for one in again] == ["snapshot", "completed"]
 
 
-async def test_head_is_told_how_it_would_begin(api: ApiClient) -> None:
+async def test_head_gets_the_headers_of_the_stream(api: ApiClient) -> None:
     receipt = await api.submit("hello")
     answer = await api.head(receipt["events_url"])
     assert (answer.status_code, answer.content) == (200, b"")

@@ -36,7 +36,7 @@ class _Caller:
 
 @pytest.mark.parametrize(("upstream", "expected"), _REASONS)
 @pytest.mark.usefixtures("worker")
-async def test_every_telling_of_an_answer_says_why_it_ended(
+async def test_every_form_of_an_answer_has_its_finish_reason(
     api: ApiClient, provider: ScriptedProvider, upstream: str, expected: str
 ) -> None:
     provider.answer = lambda _: ScriptedAnswer(text="one two", finish_reason=upstream)

@@ -61,7 +61,7 @@ async def _append_unpublished(system: System, claimed: Claimed, seq: int, text: 
 
 
 @pytest.mark.usefixtures("worker")
-async def test_who_follows_what_another_waits_for_sees_what_there_is(
+async def test_a_follower_beside_a_wait_gets_the_events_so_far(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     """The server is subscribed already, and no new event wakes the follower."""
@@ -103,7 +103,7 @@ async def test_who_has_heard_more_than_this_front_goes_on_without_a_snapshot(
     assert whole[-2:] == received
 
 
-async def test_who_is_given_a_snapshot_is_given_one(system: System, api: ApiClient) -> None:
+async def test_a_follower_gets_one_snapshot(system: System, api: ApiClient) -> None:
     """This server does not yet have all that the snapshot replaces."""
     receipt = await api.submit("hello")
     queue, claimed = await _claimed(system, receipt)
@@ -125,7 +125,7 @@ async def test_who_is_given_a_snapshot_is_given_one(system: System, api: ApiClie
     assert text_of(received) == "one two three"
 
 
-async def test_who_has_yet_to_hear_what_is_forgotten_is_given_a_snapshot(
+async def test_a_follower_before_the_oldest_event_gets_a_snapshot(
     system: System, api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither this server nor the stream has the beginning of the answer any more."""
@@ -147,9 +147,7 @@ async def test_who_has_yet_to_hear_what_is_forgotten_is_given_a_snapshot(
     assert text_of(received) == "".join(words)
 
 
-async def test_a_stream_that_is_lost_is_told_from_the_record(
-    system: System, api: ApiClient
-) -> None:
+async def test_a_lost_stream_is_sent_from_the_record(system: System, api: ApiClient) -> None:
     receipt = await api.submit("hello")
     queue, claimed = await _claimed(system, receipt)
     for seq, word in enumerate(("one ", "two ", "three "), 1):
@@ -170,7 +168,7 @@ async def test_a_stream_that_is_lost_is_told_from_the_record(
     assert text_of(received) == "one two three four"
 
 
-async def test_who_is_told_more_than_redis_kept_begins_anew(system: System, api: ApiClient) -> None:
+async def test_a_follower_ahead_of_redis_starts_again(system: System, api: ApiClient) -> None:
     """As after a failover to a replica that lacks the last events."""
     system.expected.add("a stream could not be read")
     receipt = await api.submit("hello")
@@ -242,7 +240,7 @@ async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_who_speaks_an_older_http_reads_to_the_end_of_the_line(
+async def test_an_http_1_0_client_reads_to_the_end_of_the_connection(
     system: System, api: ApiClient
 ) -> None:
     """HTTP/1.0 has no chunks."""

@@ -167,7 +167,7 @@ async def test_what_is_wrong_with_a_key_is_said_and_looked_up_alike(
     }
 
 
-async def test_a_key_works_on_a_front_that_had_just_refused_it(system: System) -> None:
+async def test_a_key_works_on_a_server_that_had_just_refused_it(system: System) -> None:
     """A server caches an unknown key no longer than a known one."""
     await system.front()
     account = await system.account()
@@ -194,6 +194,6 @@ async def test_a_change_of_tier_holds_within_a_second(api: ApiClient, system: Sy
     await waiting.until(is_free, 2)
 
 
-def test_a_look_at_a_key_is_trusted_for_less_than_a_second() -> None:
+def test_a_key_is_cached_for_less_than_a_second() -> None:
     """So a revocation takes effect on every server within one."""
     assert identify.TRUSTED_SECONDS < 1.0

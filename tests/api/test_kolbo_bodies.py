@@ -114,7 +114,7 @@ async def test_malformed_bodies_are_refused(api: ApiClient, system: System) -> N
     assert (await api.credits())["held"] > 0
 
 
-async def test_a_refusal_repeats_little_of_what_was_said(api: ApiClient) -> None:
+async def test_a_refusal_repeats_little_of_the_request(api: ApiClient) -> None:
     long = b"a" * 100_000
     for raw in (
         b'{"message":"hello","' + long + b'":1}',
@@ -243,9 +243,7 @@ async def test_a_body_that_drips_is_not_waited_for(system: System) -> None:
     await _nothing_happened(api, system)
 
 
-async def test_a_caller_who_hangs_up_in_the_body_leaves_nothing(
-    api: ApiClient, system: System
-) -> None:
+async def test_a_disconnect_within_the_body_leaves_nothing(api: ApiClient, system: System) -> None:
     async with _line(api) as (_, writer):
         writer.write(b'{"message":"hello')
     await waiting.until(lambda: any(line["event"] == "refused" for line in system.lines))

@@ -181,7 +181,7 @@ async def test_the_root_says_what_this_is_and_where_it_is_described(system: Syst
         assert any(path.startswith(f"{mount}/") for path in described["paths"])
 
 
-async def test_a_slash_behind_a_path_changes_nothing(api: ApiClient) -> None:
+async def test_a_trailing_slash_changes_nothing(api: ApiClient) -> None:
     chat = {"message": "hello"}
     headers = {"idempotency-key": "once"}
     receipt = body(await api.post("/api/v1/chat/", json=chat, headers=headers))

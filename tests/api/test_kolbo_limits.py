@@ -119,7 +119,7 @@ async def test_reads_are_limited_by_the_minute(system: System) -> None:
     body(await api.get(CREDITS))
 
 
-async def test_unfinished_work_may_be_looked_at_more_often(system: System) -> None:
+async def test_unfinished_generations_may_be_polled_more_often(system: System) -> None:
     system.change_tier("enterprise", reads_per_minute=5)
     system.change("api", reads_per_unfinished=10)
     await system.front()

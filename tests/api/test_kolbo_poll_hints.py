@@ -232,7 +232,7 @@ async def test_a_long_answer_is_asked_about_less_often(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_hints_follow_the_clock_of_redis_not_the_fronts(
+async def test_hints_follow_the_clock_of_redis_not_the_servers(
     system: System, provider: ScriptedProvider
 ) -> None:
     """A server whose clock is minutes off gives the same hints as one whose clock is right."""

@@ -92,7 +92,7 @@ async def test_what_was_put_off_tells_when_it_is_tried_again(
     assert status["poll_interval_hint"] == 30
 
 
-async def test_a_queued_generation_tells_its_place(api: ApiClient) -> None:
+async def test_a_queued_generation_has_its_queue_position(api: ApiClient) -> None:
     receipt = await api.submit("hello")
     status = await api.poll(receipt)
     _check_form(status, is_served=False)
@@ -125,7 +125,7 @@ async def test_the_text_so_far_shows_while_it_grows(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_reasoning_is_told_once_the_answer_has_ended(
+async def test_reasoning_is_returned_once_the_answer_has_ended(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()
@@ -144,7 +144,7 @@ async def test_reasoning_is_told_once_the_answer_has_ended(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_media_are_told_by_their_kind(
+async def test_media_urls_are_grouped_by_kind(
     api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Registry, "provider_of", lambda *_: _Painter())
@@ -157,7 +157,7 @@ async def test_media_are_told_by_their_kind(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_completed_generation_tells_its_answer_model_and_price(api: ApiClient) -> None:
+async def test_a_completed_generation_has_its_answer_model_and_price(api: ApiClient) -> None:
     status = await api.submit_and_wait("hello there you")
     _check_form(status)
     assert (status["state"], status["stage"]) == ("completed", "completed")
@@ -195,7 +195,7 @@ async def test_a_completed_generation_tells_its_answer_model_and_price(api: ApiC
     ids=["auth", "invalid", "empty", "policy", "broken"],
 )
 @pytest.mark.usefixtures("worker")
-async def test_a_failed_generation_says_why_and_costs_nothing(
+async def test_a_failed_generation_has_its_failure_and_costs_nothing(
     api: ApiClient, provider: ScriptedProvider, answer: ScriptedAnswer, category: str, code: str
 ) -> None:
     provider.answer = lambda _: answer
@@ -306,7 +306,7 @@ async def test_a_wait_with_a_tag_returns_at_the_first_change(
     assert len(seen) == len(set(seen))
 
 
-async def test_a_wait_is_capped_and_then_tells_how_it_stands(system: System) -> None:
+async def test_a_wait_is_capped_and_then_returns_the_generation_as_it_is(system: System) -> None:
     system.change("api", wait_seconds_max=1)
     await system.front()
     api = await system.customer()
@@ -389,7 +389,7 @@ async def test_what_the_provider_did_not_count_is_flagged_as_an_estimate(api: Ap
 
 
 @pytest.mark.usefixtures("worker")
-async def test_routing_is_told_as_soon_as_a_model_is_chosen(
+async def test_routing_is_returned_once_a_model_is_chosen(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()

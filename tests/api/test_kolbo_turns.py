@@ -95,7 +95,7 @@ async def test_turns_that_did_not_complete_are_not_sent_to_the_model(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_busy_session_takes_the_next_turn_in_line(
+async def test_a_busy_session_queues_the_next_turn(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     gate = asyncio.Event()

@@ -17,7 +17,7 @@ async def _usage(api: ApiClient, **query: str) -> dict[str, Any]:
     return payload
 
 
-async def test_use_is_told_by_day_model_and_key(api: ApiClient) -> None:
+async def test_usage_is_summed_by_day_model_and_key(api: ApiClient) -> None:
     before = datetime.now(UTC).date()
     statuses = [
         await api.submit_and_wait("hello", model=model) for model in ("alpha", "beta", "alpha")
@@ -49,14 +49,14 @@ async def test_nothing_used_is_nothing(api: ApiClient) -> None:
     assert set(payload["total"].values()) == {0}
 
 
-async def test_days_outside_are_not_told(api: ApiClient) -> None:
+async def test_days_outside_are_not_counted(api: ApiClient) -> None:
     await api.submit_and_wait("hello")
     tomorrow = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
     assert (await _usage(api, **{"from": tomorrow, "to": tomorrow}))["total"]["generations"] == 0
     assert (await _usage(api, to=tomorrow))["total"]["generations"] == 1
 
 
-async def test_a_year_is_told_and_not_a_day_more(api: ApiClient) -> None:
+async def test_usage_covers_a_year_at_most(api: ApiClient) -> None:
     await api.submit_and_wait("hello")
     today = datetime.now(UTC).date()
     first, last = today - timedelta(days=364), today + timedelta(days=1)

@@ -74,7 +74,7 @@ async def test_the_published_request_runs_as_it_stands(system: System, api: ApiC
 
 
 @pytest.mark.each_once
-async def test_what_is_not_answered_in_time_is_looked_at_later(system: System) -> None:
+async def test_an_answer_not_in_time_is_polled_later(system: System) -> None:
     system.change("api", wait_seconds_max=1)
     await system.front()
     api = await system.customer()

@@ -50,7 +50,7 @@ async def test_a_persona_reaches_the_model_before_the_sessions_own_prompt(
     assert _last(provider) == [("user", "hello")]
 
 
-async def test_a_session_remembers_who_it_was_begun_with(
+async def test_a_session_remembers_the_companion_it_was_created_with(
     companion_system: ApiClient, provider: ScriptedProvider
 ) -> None:
     said = await chat(companion_system, "one", companion="poet")
@@ -67,7 +67,7 @@ async def test_a_session_remembers_who_it_was_begun_with(
     assert payload(await companion_system.get(f"{SESSIONS}/{id_}"))["companion"] == "poet"
 
 
-async def test_a_session_begun_empty_has_its_companion_too(
+async def test_a_session_created_empty_has_its_companion_too(
     companion_system: ApiClient, provider: ScriptedProvider
 ) -> None:
     poets, nobodys = (

@@ -110,7 +110,7 @@ async def test_details_stand_inside_the_error(api: ApiClient) -> None:
 
 
 @pytest.mark.each_once
-async def test_limits_tell_when_to_come_again(system: System) -> None:
+async def test_limits_say_when_to_retry(system: System) -> None:
     system.change("api", wait_seconds_max=1)
     await system.front()
     poor = await system.customer("poor", funds=0)
@@ -146,7 +146,7 @@ async def _read(line: socket.socket) -> httpx.Response:
     return httpx.Response(int(status.split()[1]), headers=headers, content=content)
 
 
-async def test_redis_away_is_told_in_the_shape(own_system: System, own_server: Server) -> None:
+async def test_redis_away_has_the_dialects_shape(own_system: System, own_server: Server) -> None:
     own_system.expected |= {"unavailable"}
     await own_system.front()
     api = await own_system.customer()

@@ -172,7 +172,7 @@ async def test_a_refused_request_may_be_repeated(system: System) -> None:
     assert "idempotent-replayed" not in answer.headers
 
 
-async def test_a_request_whose_front_died_in_between_is_finished_by_the_next(
+async def test_a_request_whose_server_died_is_finished_by_the_next(
     owner: ApiClient, system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = functions.create_own_key

@@ -39,7 +39,7 @@ async def test_a_key_is_made_that_opens_the_account(owner: ApiClient, system: Sy
     assert made["key"] not in str(listed)
 
 
-async def test_nothing_of_a_key_must_be_said(system: System) -> None:
+async def test_every_field_of_a_new_key_is_optional(system: System) -> None:
     await system.front()
     everything = await system.customer(scopes=SCOPES)
     nothing: tuple[Json, ...] = ({}, {"name": None, "scopes": None, "expires_at": None})

@@ -21,7 +21,7 @@ async def _preferred(api: ApiClient) -> str | None:
     return model
 
 
-async def test_a_preference_is_stored_told_and_cleared(api: ApiClient) -> None:
+async def test_a_preference_is_stored_returned_and_cleared(api: ApiClient) -> None:
     assert await _preferred(api) is None
     for asked, stored in (("beta", "beta"), ("gpt-4o", "alpha"), ("auto", "auto"), (None, None)):
         assert await _prefer(api, asked) == {"model": stored}
@@ -57,7 +57,7 @@ async def test_it_goes_before_a_companions_own_model(system: System) -> None:
         assert (said["routing"]["policy"], said["message"]["model"]) == (policy, model)
 
 
-async def test_another_front_knows_within_a_second(system: System) -> None:
+async def test_another_server_knows_within_a_second(system: System) -> None:
     await system.front()
     api = await system.customer()
     elsewhere = await system.front()

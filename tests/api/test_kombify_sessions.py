@@ -19,7 +19,7 @@ pytestmark = pytest.mark.each_once
 LIST: Final = "/api/v1/chat/conversations"
 
 
-async def test_a_session_is_begun_as_it_is_asked_for(api: ApiClient) -> None:
+async def test_a_session_is_created_as_requested(api: ApiClient) -> None:
     asked = {"companion": "smart-home", "name": "My home 🏠", "metadata": {"room": "küche"}}
     answer = await api.post(SESSIONS, json=asked)
     made = payload(answer, 201)
@@ -33,7 +33,7 @@ async def test_a_session_is_begun_as_it_is_asked_for(api: ApiClient) -> None:
     assert whole == made | {"messages": []}
 
 
-async def test_nothing_of_a_session_must_be_said(api: ApiClient) -> None:
+async def test_every_field_of_a_new_session_is_optional(api: ApiClient) -> None:
     nothing: tuple[Json, ...] = (
         {},
         {"companion": None, "name": None, "metadata": None},
@@ -109,7 +109,7 @@ async def test_parts_must_be_whole_numbers(api: ApiClient) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_messages_are_told_with_the_session(
+async def test_messages_are_returned_with_the_session(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
     first = await chat(api, "one", model="beta")

@@ -85,7 +85,7 @@ async def _fetch(api: ApiClient, url: str, method: str = "GET") -> httpx.Respons
         return await browser.request(method, url)
 
 
-async def test_a_picture_is_told_everywhere_and_whoever_has_its_url_gets_it(
+async def test_a_picture_is_listed_everywhere_and_its_url_needs_no_key(
     drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing
@@ -118,7 +118,7 @@ async def test_a_picture_is_told_everywhere_and_whoever_has_its_url_gets_it(
     assert (await _fetch(api, session["messages"][1]["image_urls"][0])).content == PNG
 
 
-async def test_followers_and_callers_who_wait_are_told_urls_that_are_good(
+async def test_streams_and_waits_return_valid_urls(
     drawing: tuple[ApiClient, PolluxWorker],
 ) -> None:
     api, _ = drawing
@@ -165,7 +165,7 @@ async def test_a_sound_is_a_file_that_players_know(
         assert (read.getframerate(), read.readframes(1_000)) == (24_000, SAMPLES)
 
 
-async def test_a_url_that_was_changed_or_is_over_is_refused(
+async def test_a_changed_or_expired_url_is_refused(
     drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing
@@ -196,7 +196,7 @@ async def test_a_url_that_was_changed_or_is_over_is_refused(
     assert (await _fetch(api, fresh)).status_code == 200
 
 
-async def test_urls_are_good_at_every_front(
+async def test_urls_are_valid_on_every_server(
     drawing: tuple[ApiClient, PolluxWorker], system: System
 ) -> None:
     api, _ = drawing

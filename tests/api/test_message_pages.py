@@ -89,7 +89,7 @@ async def test_pages_hold_the_messages_that_their_numbers_say(
         assert [each["message_id"] for each in got] == ids[(page - 1) * limit : page * limit], page
 
 
-async def test_a_small_page_is_one_read_and_says_its_length(
+async def test_a_small_page_is_one_read_with_a_content_length(
     api: ApiClient, long_one: str, reads: list[list[int]]
 ) -> None:
     answer = await api.get(_LIST.format(long_one), params={"limit": 3})
@@ -227,7 +227,7 @@ async def test_a_client_of_http_1_0_gets_a_long_page_whole(api: ApiClient, long_
     assert json.loads(content) == body(await api.get(path))
 
 
-async def test_nothing_more_is_read_for_a_caller_who_has_gone(
+async def test_nothing_more_is_read_after_a_disconnect(
     api: ApiClient, long_one: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch, closed_from=2)

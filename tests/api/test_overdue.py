@@ -80,7 +80,7 @@ async def _begins_to_follow(api: ApiClient, receipt: Json) -> Json:
 
 
 @pytest.mark.parametrize("poll", [_polls, _waits, _cancels_again, _begins_to_follow])
-async def test_cancel_that_nobody_is_left_to_answer_is_ended_by_the_next_look(
+async def test_a_cancel_without_live_workers_ends_at_the_next_poll(
     system: System, api: ApiClient, poll: Callable[[ApiClient, Json], Awaitable[Json]]
 ) -> None:
     """The worker has just died: at the time of the cancel it might still have been alive."""
@@ -93,7 +93,7 @@ async def test_cancel_that_nobody_is_left_to_answer_is_ended_by_the_next_look(
     assert await api.credits() == WHOLE
 
 
-async def test_cancel_that_nobody_is_left_to_answer_ends_who_waits_and_who_follows(
+async def test_a_cancel_without_live_workers_ends_waits_and_streams(
     system: System,
 ) -> None:
     system.change("api", ping_seconds=0.1)
@@ -149,7 +149,7 @@ async def test_deadline_ends_every_way_to_wait_although_no_worker_lives(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_healthy_look_asks_redis_once(
+async def test_a_healthy_poll_calls_redis_once(
     system: System, api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline in the future and a live worker cost no further call."""

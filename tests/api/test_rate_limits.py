@@ -192,7 +192,7 @@ async def test_who_waits_as_long_as_told_is_served(system: System, name: str) ->
         assert (await CALLS[name](api, url)).status_code != 429
 
 
-async def test_a_stream_s_place_goes_to_who_comes_when_told(system: System) -> None:
+async def test_a_stream_s_place_goes_to_a_request_at_its_retry_after(system: System) -> None:
     system.change_tier("enterprise", waits_max=2)
     system.change("api", wait_seconds_max=30, ping_seconds=0.05)
     await system.front()

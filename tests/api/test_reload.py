@@ -29,9 +29,7 @@ def _count(front: Process, event: str) -> int:
     return sum(line["event"] == event for line in front.lines())
 
 
-async def test_a_hangup_makes_a_front_read_its_catalogue_anew(
-    system: System, tmp_path: Path
-) -> None:
+async def test_sighup_reloads_the_catalogue(system: System, tmp_path: Path) -> None:
     front = await system.spawn_front()
     api = await system.customer()
     assert await _names(api) == ["Alpha", "beta"]

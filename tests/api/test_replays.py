@@ -62,7 +62,7 @@ def _generation_of(answer: httpx.Response) -> str:
 
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize(("path", "change", "asked", "code"), CASES)
-async def test_replay_goes_before_what_a_new_request_is_refused_for(
+async def test_a_replay_is_answered_where_a_new_request_would_be_refused(
     system: System, path: str, change: Change, asked: Json, code: str, *, streams: bool
 ) -> None:
     await system.front()
@@ -84,7 +84,7 @@ async def test_replay_goes_before_what_a_new_request_is_refused_for(
     assert (differs.status_code, differs.json()["code"]) == (422, "IDEMPOTENCY_MISMATCH")
 
 
-async def test_replay_is_told_where_to_look_where_there_is_no_room_to_wait(
+async def test_a_replay_without_room_to_wait_gets_its_poll_url(
     system: System,
 ) -> None:
     system.change("api", wait_seconds_max=1)

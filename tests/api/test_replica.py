@@ -159,7 +159,7 @@ async def test_many_that_no_replica_confirms_do_not_wait_for_one_another(
 
 
 @pytest.mark.usefixtures("replica")
-async def test_a_fault_is_told_to_its_own_caller_alone(own_settings: RedisSettings) -> None:
+async def test_a_failed_call_raises_for_its_own_caller_only(own_settings: RedisSettings) -> None:
     redis = ReplicatedConnection(_patient(own_settings, 10.0))
     answers = await asyncio.gather(
         redis.call("ECHO", "a"), redis.call("ECHO"), redis.call("ECHO", "b"), return_exceptions=True

@@ -40,7 +40,7 @@ async def _total(api: ApiClient) -> int:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_stream_that_was_cut_is_gone_on_with_from_any_front(
+async def test_a_cut_stream_continues_from_any_server(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     """As a browser does: the same POST, with the last id that it received."""
@@ -68,7 +68,7 @@ async def test_stream_that_was_cut_is_gone_on_with_from_any_front(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_stream_that_is_forgotten_is_gone_on_with_by_a_snapshot(
+async def test_a_dropped_stream_continues_with_a_snapshot(
     system: System, api: ApiClient, provider: ScriptedProvider
 ) -> None:
     received = _events(await api.post(CHAT, json=ASKED))

@@ -145,7 +145,7 @@ async def test_a_model_that_searches_is_held_for_three_searches_and_billed_for_i
     assert _credits_of(status)["web_search"] == (1, 1_000_000)
 
 
-async def test_a_search_that_fails_is_told_and_refunded(
+async def test_a_failed_search_is_reported_and_refunded(
     searching: ApiClient, engine: Upstream, provider: ScriptedProvider
 ) -> None:
     engine.script = whole(status=429, retry_after="60")

@@ -37,7 +37,7 @@ async def one_accepted(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return accepted
 
 
-async def test_who_would_begin_to_wait_is_told_where_to_look(
+async def test_a_wait_that_would_begin_gets_its_poll_url(
     system: System, api: ApiClient, one_accepted: asyncio.Event
 ) -> None:
     sending = asyncio.create_task(api.post(CHAT, json={"message": "hello"}))
@@ -47,7 +47,7 @@ async def test_who_would_begin_to_wait_is_told_where_to_look(
     assert said["state"] == "processing"
 
 
-async def test_who_is_next_on_the_same_connection_is_told_too(
+async def test_the_next_request_on_the_connection_is_answered_too(
     system: System, api: ApiClient, one_accepted: asyncio.Event
 ) -> None:
     place = urlsplit(system.url)

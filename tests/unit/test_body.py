@@ -14,7 +14,7 @@ SETTINGS = ApiSettings(body_seconds=0.01)
 
 
 def request(said: Message | None, **scope: object) -> Request:
-    """Return a request whose body is said at once, or never."""
+    """Return a request whose body arrives at once, or never."""
 
     async def receive() -> Message:
         if said is None:
@@ -47,7 +47,7 @@ async def test_body_that_does_not_arrive_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("scope", [{}, {"body_is_here": True}])
-async def test_caller_who_has_gone_is_no_body(scope: dict[str, bool]) -> None:
+async def test_a_disconnect_is_no_body(scope: dict[str, bool]) -> None:
     with pytest.raises(RequestError, match="whole") as refused:
         await body.read(request({"type": "http.disconnect"}, **scope), {}, SETTINGS)
     assert refused.value.code == Code.REQUEST_TIMEOUT

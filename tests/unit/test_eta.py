@@ -1,4 +1,4 @@
-"""Poll hints: what a client that obeys them is promised, whatever the durations."""
+"""Poll hints: what they promise to a client that obeys them, whatever the durations."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _DURATIONS = st.lists(_SECONDS, min_size=1, max_size=128)
 def _polls(
     known: KnownDurations, duration: float, before: PriorWait = eta.NO_PRIOR_WAIT
 ) -> Iterator[int]:
-    """Yield when a client that obeys the hints looks, up to the look that finds the end."""
+    """Yield when a client that obeys the hints polls, up to the poll that finds the end."""
     at = 0
     while at < duration:
         at += eta.hint(known, at, before)
@@ -23,7 +23,7 @@ def _polls(
 
 
 def _common(durations: list[float]) -> list[float]:
-    """Return all but the longest twentieth, whose looks all others would pay for."""
+    """Return all but the longest twentieth, whose polls would delay all others."""
     return sorted(durations)[: math.ceil(0.95 * len(durations))]
 
 
@@ -52,12 +52,12 @@ def test_the_few_that_take_far_longer_are_polled_ever_more_seldom(durations: lis
     until_common = len(list(_polls(known, last)))
     for duration in set(durations) - set(_common(durations)):
         polls = len(list(_polls(known, duration)))
-        # Pauses double from a second at least to the longest hint.
+        # Intervals double from at least a second up to the longest hint.
         assert polls <= until_common + 6 + (duration - last) / HINT_SECONDS_MAX, duration
 
 
 @given(_SECONDS)
-def test_what_always_takes_alike_is_found_by_the_first_look_behind_it(seconds: float) -> None:
+def test_similar_answers_are_found_by_the_first_poll_after_them(seconds: float) -> None:
     known = KnownDurations.of([seconds] * 20)
     polls = list(_polls(known, seconds))
     assert polls[-1] <= math.ceil(seconds + 0.02)
@@ -90,7 +90,7 @@ def test_who_waits_longer_for_a_turn_is_never_told_to_look_earlier(
 def test_the_estimate_is_of_what_is_left(durations: list[float], elapsed: float) -> None:
     estimate = eta.estimate(KnownDurations.of(durations), elapsed, 0.0)
     if elapsed >= max(durations):
-        # Nothing measured tells how long what takes longer than ever will take.
+        # Beyond all known durations there is no ETA.
         assert estimate is None
     else:
         assert estimate is not None
@@ -106,13 +106,13 @@ def test_what_has_waited_keeps_to_the_polls_that_are_left(
     for duration in _common(durations):
         made = polls + len(list(_polls(known, duration, before)))
         whole = waited + duration
-        # One look is there whatever came before.
+        # One poll is planned whatever came before.
         allowed = max(4 + math.log2(max(1.0, whole)), 3 + whole / HINT_SECONDS_MAX)
         least = polls + math.ceil((max(durations) + 1) / HINT_SECONDS_MAX)
         assert made <= max(allowed, least), duration
 
 
-def test_one_that_took_far_longer_than_all_others_takes_no_looks_from_them() -> None:
+def test_an_outlier_takes_no_polls_from_the_others() -> None:
     usual = [4.0 + n % 8 for n in range(63)]
     alone, beside = KnownDurations.of(usual), KnownDurations.of([*usual, 300.0])
     assert beside.poll_times()[:6] == alone.poll_times()[:6]

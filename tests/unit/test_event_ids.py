@@ -1,4 +1,4 @@
-"""Ids of events: both forms are read, and a stream's are named piece by piece."""
+"""Event ids: both forms are read, and those of a stream get their generation piece by piece."""
 
 from collections.abc import AsyncGenerator
 
@@ -35,7 +35,7 @@ def test_follower_goes_on_after_its_own_generations_event_only() -> None:
 
 
 async def test_every_event_of_every_piece_is_named_and_nothing_else_is() -> None:
-    # What an event says may look like the start of another one.
+    # The text of an event may look like the start of another one.
     events = [b'{"type":"delta","text":"\\n\\nid: 1-1 id: 1-2"}', b'{"type":"delta","text":"b"}']
     frames = [frame(EventNumber(1, seq), event) for seq, event in enumerate(events, 1)]
     is_closed = False

@@ -1,4 +1,4 @@
-"""When a chat goes out as events: the body asks for it, or Accept prefers it."""
+"""When a chat's response is a stream: the body asks for it, or Accept prefers it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the API says at its start where API keys are hashed with no secret."""
+"""The warning at start where API keys are hashed without a secret."""
 
 import pytest
 from structlog.testing import capture_logs

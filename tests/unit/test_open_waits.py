@@ -1,4 +1,4 @@
-"""Places of streams and waits: as many as the tier has, and the oldest one goes first."""
+"""Places of streams and waits: as many as the tier allows, and the oldest is evicted first."""
 
 from contextlib import ExitStack
 
@@ -38,7 +38,7 @@ def test_an_account_has_so_many_places_and_gives_them_back() -> None:
         pass
 
 
-def test_the_oldest_place_goes_to_who_comes_when_told() -> None:
+def test_the_oldest_place_goes_to_a_request_at_its_retry_after() -> None:
     clock = ManualClock(100.0)
     places, ended = _places(clock, 2), list[str]()
     with ExitStack() as held:
@@ -53,7 +53,7 @@ def test_the_oldest_place_goes_to_who_comes_when_told() -> None:
         assert ended == ["first"]
         with pytest.raises(RefusedError), places.hold(ANN, _never):
             pass
-    # Who lost its place gives back none.
+    # An evicted holder frees no second place.
     with places.hold(ANN, _never), places.hold(ANN, _never):
         pass
     assert ended == ["first"]

@@ -1,4 +1,4 @@
-"""Looks at answers that may end at any time: none is found very late, and polls are kept to."""
+"""Plans for answers that may end at any time: none is found very late, within the allowed polls."""
 
 import itertools
 import math
@@ -22,12 +22,12 @@ def _looks(durations: list[float], polls_before: int = 0) -> list[int]:
 
 
 def _evenly(shortest: float, times: float, count: int) -> list[float]:
-    """Return so many durations, each as much longer than the one before it."""
+    """Return this many durations, each longer than the one before by the same factor."""
     return [shortest * times ** (n / (count - 1)) for n in range(count)]
 
 
 def _followed(known: KnownDurations, duration: float) -> tuple[int, float]:
-    """Return how many polls a client makes that obeys the hints, and how late it is."""
+    """Return how often a client that obeys the hints polls, and how late it finds the end."""
     at = polls = 0
     while at < duration + _SETTLING_SECONDS:
         at += eta.hint(known, at)
@@ -42,7 +42,7 @@ def test_answers_that_end_at_any_time_are_found_within_half_the_time_waited(
     shortest: float, times: float
 ) -> None:
     known = KnownDurations.of(_evenly(shortest, times, 128))
-    # What ends while it is looked at is found by the next look.
+    # An answer that ends during a poll is found by the next one.
     slack = 1.5 * _SETTLING_SECONDS
     for duration in _evenly(shortest, times, 500):
         polls, late = _followed(known, duration)
@@ -58,7 +58,7 @@ def test_a_plan_keeps_to_the_polls_allowed(durations: list[float], before: int) 
         polls += math.ceil((look - last) / HINT_SECONDS_MAX)
         assert polls <= _allowed(max(last, min(durations) * 0.8))
     if not poll_times:
-        # The longest takes as many polls as lead there by the longest hints.
+        # The longest takes as many polls as the longest hints lead to.
         assert before + 1 > _allowed(min(durations) * 0.8) or max(durations) > HINT_SECONDS_MAX
 
 

@@ -1,7 +1,7 @@
-"""Hints and estimates while a turn waits: simulated clients that obey them, on their own clock.
+"""Hints and ETAs while a turn is queued: simulated clients that obey them, on a simulated clock.
 
-A queue says when each message begins and ends; what a look at one finds is made from that, so that
-an hour passes in a blink and every run is the same.
+A queue determines when each message begins and ends, and what a poll of it finds, so that an hour
+is simulated at once and every run is the same.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _FULL = _LIVES._replace(running=16)
 
 
 class Followed(NamedTuple):
-    """What a client made of one message: its end, how late that was known, polls, estimates."""
+    """One message as its client saw it: its end, how late that was found, polls, ETAs."""
 
     end: float
     late: float
@@ -38,14 +38,14 @@ class Followed(NamedTuple):
 
     @property
     def polls_max(self) -> float:
-        """What the contract allows."""
+        """The contract's bound."""
         return 4 + math.log2(max(1.0, self.end))
 
 
 class Queue:
-    """Messages of one account, posted at once, as they begin and end; one of a session at a time.
+    """Messages of one account, sent at once, as they begin and end; in a session, one at a time.
 
-    The first begins at `opens`: until then others hold every slot, or no worker lives.
+    The first begins at `opens`: until then others hold every slot, or no worker is alive.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Queue:
         return self._fleet_before if self.now < self._opens else self._fleet
 
     def _position(self, index: int) -> QueuePosition:
-        """What comes before a message now."""
+        """Return what is ahead of a message now."""
         before = [(begin, end) for begin, end in self._times[:index] if end > self.now]
         running = [begin for begin, _ in before if begin <= self.now]
         waiting = len(before) - len(running)
@@ -164,7 +164,7 @@ def test_workers_that_hear_nothing_are_none() -> None:
 
 
 def _held_to_bounds(found: list[Followed]) -> None:
-    """Half are known of within a second, 95 of 100 within the greater of 2 s and a tenth."""
+    """Half are found within a second of their end, 95 of 100 within 2 s or a tenth."""
     late = sorted(one.late for one in found)
     assert late[len(late) // 2] <= 1.0
     too_late = [one for one in found if one.late > max(2.0, 0.1 * one.end)]
@@ -184,13 +184,13 @@ def test_turns_of_a_session_are_known_of_in_time(seconds: float, share: float) -
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2])
-def test_a_long_line_of_ones_own_is_known_of_in_time(share: float) -> None:
+def test_the_end_of_a_long_queue_of_ones_own_is_found_in_time(share: float) -> None:
     known = KnownDurations.of(_drawn(5.0, share, 64))
     queue = Queue(_drawn(5.0, share, 100), known=known)
     _held_to_bounds([queue.follow(index) for index in range(100)])
 
 
-def test_a_line_that_moves_four_times_slower_than_expected_keeps_polls_few() -> None:
+def test_a_queue_four_times_slower_than_expected_keeps_polls_few() -> None:
     known = KnownDurations.of(_drawn(2.0, 0.05, 64))
     queue = Queue(_drawn(8.0, 0.05, 60), known=known)
     for index in range(60):
@@ -215,7 +215,7 @@ def _generation(waited: float, position: QueuePosition, **fields: object) -> Gen
     return msgspec.structs.replace(made, **fields)
 
 
-def test_a_line_that_moves_as_expected_is_believed_and_one_that_stands_is_not() -> None:
+def test_a_queue_that_moves_is_believed_and_one_that_stands_is_not() -> None:
     first, now = QueuePosition(ahead=160), QueuePosition(ahead=16)
     moved = queue_wait.of(
         _generation(45.0, now, position_when_accepted=first), TypicalDuration(5.0), _LIVES
@@ -236,7 +236,7 @@ def test_what_an_older_process_took_in_is_waited_for_by_the_time_alone() -> None
     assert wait.growth == queue_wait.HINT_GROWTH
 
 
-def test_what_is_put_off_again_and_again_is_looked_at_ever_less_often() -> None:
+def test_a_turn_retried_again_and_again_is_polled_ever_less_often() -> None:
     waits = [
         queue_wait.of(
             _generation(60.0, QueuePosition(), retry_in_seconds=2.0, attempt=attempt),
@@ -262,7 +262,7 @@ def test_the_wait_for_a_turn_goes_by_rounds_of_the_fleets_room() -> None:
     assert [wait(ahead, 1) for ahead in (0, 9, 10, 25)] == [0, 0, 4, 8]
     assert [wait(ahead, 5) for ahead in (0, 1, 2, 9)] == [0, 0, 4, 16]
     assert wait(3, 0, Fleet()) == 12
-    # Where more accounts wait than there are slots, a round of all of them takes longer.
+    # With more waiting accounts than slots, a round of all of them takes longer.
     assert wait(3, 100) == 120
 
 

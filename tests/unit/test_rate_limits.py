@@ -1,4 +1,4 @@
-"""What an account may do in one process, over a clock that stands until it is turned."""
+"""What an account may do in one process, on a fake clock."""
 
 import math
 from typing import Final
@@ -19,7 +19,7 @@ WRONG: Final = RequestError("no", Code.INVALID_FIELDS)
 
 
 class Requests:
-    """One account's requests; each method returns how long it was told to wait, 0 if served."""
+    """One account's requests; each method returns the seconds to wait, 0 if it was served."""
 
     def __init__(self, settings: Settings | None = None, tier: TierName = "free") -> None:
         self.clock = ManualClock(100.0)
@@ -74,14 +74,14 @@ class Requests:
                 self.cancel()
 
     def exhaust_reads(self) -> int:
-        """Read until that is refused."""
+        """Read until reads are refused."""
         while not (told := self.read()):
             pass
         return told
 
 
 def seconds(refusal: RefusedError) -> int:
-    """Return when to come again, of a refusal that says all it must."""
+    """Return the Retry-After of a refusal, after checking the rest of it."""
     assert refusal.code is Code.RATE_LIMITED
     assert refusal.retry_after_seconds is not None
     assert int(refusal.headers["ratelimit-limit"]) >= 1
@@ -131,7 +131,7 @@ def test_no_tier_contradicts_itself(submissions: int, running: int) -> None:
     assert allowed.waits >= running
 
 
-def test_a_minute_s_submissions_may_all_be_waited_for_and_looked_at() -> None:
+def test_a_minute_s_submissions_may_all_be_awaited_and_polled() -> None:
     requests = Requests(tier="enterprise")
     for number in range(1, 601):
         requests.limits.note_unfinished("ann", number, is_new=True)
@@ -157,7 +157,7 @@ def test_what_is_read_beyond_a_first_piece_counts_as_reads_and_is_never_refused(
     reads = requests.exhaust_reads()
     wait = requests.limits.take_further_read(requests.account)
     assert 0 < wait <= 60 / reads
-    # Nothing was taken: who comes after that time is served, and used it up.
+    # Nothing was taken: a request after that time is served, and uses the token.
     requests.clock.now += wait
     assert requests.limits.take_further_read(requests.account) == 0
     assert requests.limits.take_further_read(requests.account) > 0
@@ -174,10 +174,10 @@ _deeds: Final = st.lists(
 
 @settings(max_examples=50)
 @given(st.lists(st.tuples(_deeds, st.integers(1, 9), st.floats(0, 0.09)), max_size=12))
-def test_a_look_that_the_hint_allows_is_never_refused(
+def test_a_poll_that_the_hint_allows_is_never_refused(
     course: list[tuple[list[tuple[str, int]], int, float]],
 ) -> None:
-    """Whatever else the account does, in any order: read, look too early, end its generations."""
+    """Whatever else the account does, in any order: read, poll too early, end its generations."""
     configured = Settings(
         limits=LimitSettings(free=Tier(submissions_per_minute=10, reads_per_minute=5)),
         api=ApiSettings(reads_per_unfinished=1),
@@ -195,7 +195,7 @@ def test_a_look_that_the_hint_allows_is_never_refused(
 
 
 @given(st.integers(1, 30), st.floats(0, 29.8))
-def test_a_look_before_the_hint_is_told_the_exact_time(hint: int, early: float) -> None:
+def test_a_poll_before_its_hint_gets_the_exact_retry_after(hint: int, early: float) -> None:
     configured = Settings(
         limits=LimitSettings(free=Tier(submissions_per_minute=10, reads_per_minute=1)),
         api=ApiSettings(reads_per_unfinished=1),
@@ -210,13 +210,13 @@ def test_a_look_before_the_hint_is_told_the_exact_time(hint: int, early: float) 
     assert requests.poll(generation) == 0
 
 
-def test_looks_at_what_may_not_be_there_are_limited() -> None:
+def test_polls_of_unknown_generations_are_limited() -> None:
     requests = Requests()
     requests.exhaust_reads()
     served = [requests.poll(ids.new_id()) for _ in range(40)].count(0)
     assert served == 20
     assert requests.poll("no id at all")
-    # A generation that was looked at goes on to be.
+    # A generation that was polled can be polled again.
     requests = Requests()
     requests.exhaust_reads()
     generation = ids.new_id()
@@ -235,7 +235,7 @@ def test_cancels_and_deletions_are_refused_last() -> None:
         pass
     assert not any(requests.cancel() for _ in range(300))
     assert requests.cancel() == 1
-    # One that finds its own bucket empty takes a read that is left.
+    # With the cancels used up, it takes a read that is left.
     requests = Requests()
     assert not any(requests.cancel() for _ in range(600))
     assert requests.cancel() == 1
@@ -267,9 +267,9 @@ def test_a_submission_that_is_accepted_costs_nothing_here() -> None:
     for _ in range(1_000):
         attempt = requests.limits.begin_submission(requests.account, may_repeat=False)
         attempt.give_back()
-        # Whatever becomes of its answer, it was accepted.
+        # However its generation ends, it was accepted.
         attempt.note_refused(WRONG, requests.clock.now)
-    # Those under way count.
+    # Submissions under way count.
     begun = [
         requests.limits.begin_submission(requests.account, may_repeat=False) for _ in range(60)
     ]
@@ -303,7 +303,7 @@ def test_beyond_the_limit_in_redis_nobody_asks_it_again_before_the_time() -> Non
     assert seconds(caught.value) == 6
     assert caught.value.headers["ratelimit-limit"] == "10"
     assert caught.value.headers["ratelimit-reset"] == "60"
-    # One with a key may be a repeated one, and a tier that has changed another limit.
+    # One with a key may be a repeat; after a change of tier there is another limit.
     assert not requests.submit(may_repeat=True)
     better = Account(id="ann", partition=0, created=0, tier="pro")
     requests.limits.begin_submission(better, may_repeat=False)
@@ -311,7 +311,7 @@ def test_beyond_the_limit_in_redis_nobody_asks_it_again_before_the_time() -> Non
     assert not requests.submit()
 
 
-def test_a_refusal_says_nothing_that_the_next_limit_contradicts() -> None:
+def test_a_retry_after_satisfies_the_next_limit_too() -> None:
     free = Tier(submissions_per_minute=10, refused_per_minute=1)
     requests = Requests(Settings(limits=LimitSettings(free=free)))
     attempt = requests.limits.begin_submission(requests.account, may_repeat=True)
@@ -321,5 +321,5 @@ def test_a_refusal_says_nothing_that_the_next_limit_contradicts() -> None:
     )
     attempt.note_refused(limited, requests.clock.now)
     assert limited.retry_after_seconds == 60
-    # The limit of refused ones alone would be 60 s.
+    # By the limit of refused submissions alone it would be 60 s.
     assert requests.submit(may_repeat=True) == 90

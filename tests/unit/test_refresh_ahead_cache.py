@@ -1,4 +1,4 @@
-"""Values that are looked up again before they are too old, over a clock that is turned."""
+"""Values that are reloaded before they are too old, on a fake clock."""
 
 import asyncio
 from collections import deque
@@ -11,7 +11,7 @@ from tests.support.clocks import AdjustableClock
 
 
 class Source:
-    """What is looked up: the next of its answers, once it is let go."""
+    """What is loaded: the next of its values, once it is released."""
 
     def __init__(self, *answers: str | Exception) -> None:
         self.answers = deque(answers)
@@ -29,12 +29,12 @@ class Source:
 
 
 async def _settled() -> None:
-    """Let every task that can go on do so."""
+    """Let every task run that can."""
     for _ in range(5):
         await asyncio.sleep(0)  # noqa: TID251  a turn of the loop, no time
 
 
-async def test_a_young_value_is_not_looked_up_again() -> None:
+async def test_a_young_value_is_not_reloaded() -> None:
     clock, source = AdjustableClock(), Source("first")
     fresh = RefreshAheadCache(source.look, clock, trusted_seconds=10)
     assert await fresh.get("one") == "first"
@@ -43,7 +43,7 @@ async def test_a_young_value_is_not_looked_up_again() -> None:
     assert source.asked == ["one"]
 
 
-async def test_a_value_past_two_thirds_of_its_trust_is_looked_up_behind_the_asker() -> None:
+async def test_a_value_past_two_thirds_of_its_trust_is_reloaded_in_the_background() -> None:
     clock, source = AdjustableClock(), Source("first", "second")
     fresh = RefreshAheadCache(source.look, clock, trusted_seconds=10)
     await fresh.get("one")
@@ -78,7 +78,7 @@ async def test_the_age_counts_from_the_question_not_from_the_answer() -> None:
     assert await fresh.get("one") == "second"
 
 
-async def test_a_look_that_fails_is_told_once_no_older_value_may_be_used() -> None:
+async def test_a_failed_load_raises_once_no_value_is_left_to_trust() -> None:
     trouble = UnavailableError("away")
     clock, source = AdjustableClock(), Source("first", trouble, trouble, "second")
     fresh = RefreshAheadCache(source.look, clock, trusted_seconds=10)
@@ -115,7 +115,7 @@ async def test_what_was_forgotten_is_looked_up_again() -> None:
     assert await fresh.get("one") == "second"
 
 
-async def test_a_look_that_began_before_the_forgetting_is_not_kept() -> None:
+async def test_a_load_that_started_before_forget_is_not_kept() -> None:
     source = Source("first", "second")
     fresh = RefreshAheadCache(source.look, AdjustableClock(), trusted_seconds=10)
     source.gate.clear()

@@ -1,4 +1,4 @@
-"""How an answer goes over the wire: what is written, and what is refused to be."""
+"""How a response is written: its bytes, and what is refused."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ DATE = (b"date", b"Mon, 30 Nov 2026 12:00:00 GMT")
 
 
 class Wire:
-    """A transport that keeps each write."""
+    """A transport that records each write."""
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
@@ -29,7 +29,7 @@ class Wire:
 
 
 class Answering:
-    """A cycle over such a wire, and how often its end was told."""
+    """A response over such a transport, and how often its end was signalled."""
 
     def __init__(
         self, *, method: str = "GET", version: str = "1.1", keep_alive: bool = True
@@ -110,7 +110,7 @@ async def test_answer_without_content_has_no_frame(method: str, status: int) -> 
     assert written.endswith(DATE[1] + b"\r\n\r\n")
 
 
-async def test_head_request_is_told_the_length_and_nothing_more() -> None:
+async def test_head_gets_the_length_and_no_body() -> None:
     answering = Answering(method="HEAD")
     await answering.start(length(5))
     await answering.body(b"abcde")
@@ -136,7 +136,7 @@ async def test_value_that_would_break_the_head_is_refused(value: bytes) -> None:
 
 
 @pytest.mark.parametrize(("pieces", "last"), [([], b"abcd"), ([], b"ab"), ([b"ab"], b"cd")])
-async def test_body_of_another_length_than_was_said_is_refused(
+async def test_a_body_of_another_length_than_declared_is_refused(
     pieces: list[bytes], last: bytes
 ) -> None:
     answering = Answering()
@@ -158,7 +158,7 @@ async def test_part_out_of_its_place_is_refused() -> None:
         await answering.body(b"")
 
 
-async def test_nothing_is_written_to_who_has_gone() -> None:
+async def test_nothing_is_written_after_a_disconnect() -> None:
     answering = Answering()
     answering.cycle.disconnected = True
     await answering.start(length(0))

@@ -1,4 +1,4 @@
-"""What a key has open ends with it, over a clock that is turned and a store that can be away."""
+"""Open streams and waits end with their key, on a fake clock and a store that can be away."""
 
 from contextlib import AbstractContextManager
 from typing import cast
@@ -11,7 +11,7 @@ from tests.support.clocks import AdjustableClock
 
 
 class Records:
-    """The keys' records, as far as they tell which are revoked."""
+    """The keys' records: which are revoked."""
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()
@@ -26,7 +26,7 @@ class Records:
 
 
 class Scene:
-    """The open uses of some keys, and in which order they ended."""
+    """The open uses of some keys, and the order in which they ended."""
 
     def __init__(self) -> None:
         self.clock = AdjustableClock()
@@ -83,7 +83,7 @@ async def test_a_key_ends_what_is_open_when_it_expires() -> None:
         assert _is_refused(use)
 
 
-async def test_a_revocation_that_was_not_heard_is_found_after_the_next_subscription() -> None:
+async def test_a_lost_revocation_is_found_after_the_next_subscription() -> None:
     scene = Scene()
     with scene.watch("a") as use, scene.watch("b") as other:
         await scene.revocations.check_open_keys()
@@ -100,7 +100,7 @@ async def test_a_revocation_that_was_not_heard_is_found_after_the_next_subscript
         assert not _is_refused(other)
 
 
-async def test_a_revocation_that_nobody_published_is_found_by_a_look_now_and_then() -> None:
+async def test_an_unpublished_revocation_is_found_by_the_recheck() -> None:
     scene = Scene()
     with scene.watch("a") as use:
         await scene.revocations.check_open_keys()

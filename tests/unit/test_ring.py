@@ -1,4 +1,4 @@
-"""The ring of what is followed: what it keeps, what it forgets, and where it looks again."""
+"""The ring of a followed generation: what it keeps, what it drops, and when it reads the stream."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ _REF: Final = GenerationRef("root:", "ann", "one")
 
 
 class Stream:
-    """A connection that has one stream, and counts who reads it."""
+    """A connection with one stream, which counts its reads."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[EventNumber, bytes]] = []
@@ -31,13 +31,13 @@ class Stream:
         self.is_away = self.is_gone = False
 
     def add(self, epoch: int, seq: int, text: str = "x") -> bytes:
-        """Append an event, and return what is published of it."""
+        """Append an event, and return its publication."""
         event = b'{"type":"delta","text":"%b"}' % text.encode()
         self.entries.append((EventNumber(epoch, seq), event))
         return b"%d-%d %b" % (epoch, seq, event)
 
     async def call(self, *command: Argument, repeat: bool = True) -> Reply:
-        """Answer XRANGE, EXISTS and the look at a record."""
+        """Answer XRANGE, EXISTS and the read of a record."""
         assert repeat
         await _turn()
         if command[0] == "EXISTS":
@@ -96,8 +96,8 @@ def _numbers(piece: bytes) -> list[str]:
     return [line[4:].decode() for line in piece.split(b"\n") if line.startswith(b"id: ")]
 
 
-def test_an_event_is_one_line_to_whoever_splits_lines() -> None:
-    """Many readers of text end a line where the specification of the events does not."""
+def test_an_event_is_one_line_for_every_line_splitter() -> None:
+    """Many text readers end a line where the SSE specification does not."""
     text = "".join(map(chr, (*range(0x20), 0x7F, 0x85, 0x2028, 0x2029, 0x1F642)))
     for event in (encode(events.Delta(text)), encode(events.ToolCall("c", text, {text: [text]}))):
         framed = frame(EventNumber(1, 1), event)
@@ -106,7 +106,7 @@ def test_an_event_is_one_line_to_whoever_splits_lines() -> None:
         assert json.loads(data.removeprefix("data: ")) == json.loads(event)
 
 
-async def test_what_follows_is_taken_without_a_look(ring: Ring, stream: Stream) -> None:
+async def test_the_next_event_is_taken_without_a_read(ring: Ring, stream: Stream) -> None:
     reads, follower = stream.reads, Woken()
     with ring.followed_by(follower):
         for seq in range(1, 6):
@@ -132,7 +132,7 @@ async def test_a_gap_is_read_from_the_stream(ring: Ring, stream: Stream) -> None
 
 
 async def test_a_new_attempt_is_read_from_the_stream(ring: Ring, stream: Stream) -> None:
-    """The end of the attempt before may be what was lost."""
+    """The lost event may be the end of the attempt before."""
     ring.on_message(stream.add(1, 1))
     stream.add(1, 2)
     ring.on_message(stream.add(2, 1))
@@ -140,7 +140,7 @@ async def test_a_new_attempt_is_read_from_the_stream(ring: Ring, stream: Stream)
     assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "2-1"]
 
 
-async def test_what_is_said_twice_is_told_once(ring: Ring, stream: Stream) -> None:
+async def test_an_event_published_twice_is_sent_once(ring: Ring, stream: Stream) -> None:
     said = [stream.add(1, seq) for seq in (1, 2)]
     for each in (*said, *said):
         ring.on_message(each)
@@ -148,7 +148,7 @@ async def test_what_is_said_twice_is_told_once(ring: Ring, stream: Stream) -> No
     assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2"]
 
 
-async def test_what_is_said_while_it_reads_is_not_lost(ring: Ring, stream: Stream) -> None:
+async def test_an_event_published_during_a_read_is_not_lost(ring: Ring, stream: Stream) -> None:
     stream.add(1, 1)
     ring.reread()
     await _turn()
@@ -195,8 +195,8 @@ async def test_a_piece_is_bounded(ring: Ring, stream: Stream) -> None:
     assert _numbers(b"".join(pieces)) == [f"1-{seq}" for seq in range(1, 41)]
 
 
-async def test_an_end_that_is_nowhere_but_said_is_an_end(ring: Ring, stream: Stream) -> None:
-    """As of what was deleted: the stream is gone when the end is heard."""
+async def test_an_end_that_is_only_published_is_an_end(ring: Ring, stream: Stream) -> None:
+    """As after a deletion: the stream is gone when the end is published."""
     ring.on_message(stream.add(1, 1))
     stream.entries.clear()
     ring.on_message(b'2-1 {"type":"cancelled"}')
@@ -208,9 +208,7 @@ async def test_an_end_that_is_nowhere_but_said_is_an_end(ring: Ring, stream: Str
     )
 
 
-async def test_an_end_that_is_heard_while_it_reads_skips_nothing(
-    ring: Ring, stream: Stream
-) -> None:
+async def test_an_end_published_during_a_read_skips_nothing(ring: Ring, stream: Stream) -> None:
     ring.reread()
     await _turn()
     for seq in (1, 2):
@@ -234,14 +232,14 @@ async def test_what_is_no_more_is_not_followed_for_ever(ring: Ring, stream: Stre
 
 
 class FakeSubscriber:
-    """A subscriber that knows who listens."""
+    """A subscriber that records its listeners."""
 
     def __init__(self) -> None:
         self.listening: list[Listener] = []
 
     @contextmanager
     def listen(self, _channel: str, on_message: Listener) -> Iterator[None]:
-        """Count one in and out."""
+        """Record a listener while it listens."""
         self.listening.append(on_message)
         yield
         self.listening.remove(on_message)

@@ -1,4 +1,4 @@
-"""What followers are told that the stream does not keep: all of an answer, finished or not."""
+"""The events that the Redis stream does not store: all of an answer, finished or not."""
 
 from typing import Final
 
@@ -46,7 +46,7 @@ def _as_it_is(media: Media) -> Media:
     return media
 
 
-def test_a_whole_answer_is_told_with_reasoning_and_media() -> None:
+def test_a_snapshot_has_text_reasoning_and_media() -> None:
     end = stream_events.end(_ENDED, _as_it_is)
     assert isinstance(end, stream_events.Completed)
     assert (end.message.content, end.message.reasoning_content) == ("Two bears", "Hm")
@@ -59,7 +59,7 @@ def test_a_whole_answer_is_told_with_reasoning_and_media() -> None:
     )
 
 
-def test_an_answer_under_way_is_told_as_far_as_its_text_is() -> None:
+def test_a_snapshot_under_way_has_the_text_so_far() -> None:
     message = stream_events.message(_RUNNING, _as_it_is)
     assert (message.content, message.reasoning_content) == ("Two", None)
     assert message.citations == []

@@ -1,4 +1,4 @@
-"""The token bucket, and the count of generations that its size follows, over any course of time."""
+"""The token bucket, and the count of recent generations, over random sequences of events."""
 
 import math
 from typing import Final
@@ -48,7 +48,7 @@ def test_no_more_than_its_size_and_what_comes_back_is_ever_taken(
             taken += 1
             assert taken <= size + now * size / 60 + 1e-3
     if pauses:
-        # What is there is not kept back either.
+        # An available token is not withheld either.
         assert taken >= size
 
 
@@ -105,7 +105,7 @@ def test_what_ended_long_ago_counts_no_more_once_that_is_known() -> None:
     recent.note(0, 10.0)
     assert recent.count(10.0) == recent.count(69.0) == 5
     assert recent.count(130.0) == 0
-    # Of another process' generations only how many there are is known.
+    # Of another process' generations, only their number is known.
     recent.note(7, 131.0)
     recent.note(3, 132.0)
     assert recent.count(132.0) == 7

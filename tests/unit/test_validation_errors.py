@@ -1,4 +1,4 @@
-"""What is said of a body that does not fit: the field, all that it may be, in the words of JSON."""
+"""The sentence for a body that does not fit: the field and all that it may be, in words of JSON."""
 
 from typing import Annotated, Final, Literal
 

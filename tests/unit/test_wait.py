@@ -19,13 +19,13 @@ class Line(Request):
         return False
 
 
-async def test_an_end_during_the_look_at_the_line_is_kept() -> None:
+async def test_a_shutdown_during_the_disconnect_check_is_kept() -> None:
     wait_deadline = WaitDeadline(Line(), 10.0)
     await wait_deadline.wait_for_change(0.0)
     assert wait_deadline.has_ended
 
 
-def test_an_end_that_was_said_before_is_heard() -> None:
+def test_a_signal_before_the_wait_is_delivered() -> None:
     line = Line()
     assert not WaitDeadline(line, 10.0).has_ended
     disconnect.signal(line.scope, "caller")

@@ -82,7 +82,7 @@ async def test_a_new_connection_takes_the_place_of_the_longest_silent_one() -> N
         assert (await served.answer()).status == 200
 
 
-async def test_strangers_who_send_nothing_keep_nobody_out() -> None:
+async def test_silent_connections_keep_nobody_out() -> None:
     async with (
         running(_bounds(), keep_alive_seconds=30) as live_server,
         AsyncExitStack() as stack,

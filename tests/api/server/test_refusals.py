@@ -319,7 +319,7 @@ async def test_a_broken_application_answers_in_json(
     assert answer.json["request_id"] == "mine-2"
 
 
-async def test_an_application_that_says_nothing_is_answered_for(
+async def test_a_silent_application_is_answered_for(
     live_server: RunningServer,
 ) -> None:
     (answer,) = await live_server.ask(GET.replace(b"plain", b"silent"))
@@ -371,7 +371,7 @@ async def test_a_page_can_read_a_refusal_that_no_application_made() -> None:
     assert payload == [*origins * 4, None]
 
 
-async def test_a_server_that_goes_away_answers_in_json(errors_logged: list[str]) -> None:
+async def test_a_server_that_shuts_down_answers_in_json(errors_logged: list[str]) -> None:
     errors_logged.append("Cancel 1 running task(s), timeout graceful shutdown exceeded")
     async with running(grace_seconds=0) as live_server, live_server.client() as client:
         await client.send(GATED)
@@ -381,7 +381,7 @@ async def test_a_server_that_goes_away_answers_in_json(errors_logged: list[str])
     assert_refused(answer, 503, "UNAVAILABLE")
 
 
-async def test_a_server_that_goes_away_ends_idle_and_busy_connections() -> None:
+async def test_shutdown_ends_idle_and_busy_connections() -> None:
     async with (
         running() as live_server,
         live_server.client() as idle,

@@ -178,7 +178,7 @@ async def test_who_reads_nothing_is_cut(live_server: RunningServer) -> None:
         assert 0.35 < loop.time() - start < 4
 
 
-async def test_who_reads_nothing_of_small_pieces_is_cut() -> None:
+async def test_a_client_that_reads_no_small_pieces_is_cut() -> None:
     """Less is unread than would ever pause the application."""
     async with (
         running(buffer_bytes=4_096) as live_server,
@@ -205,7 +205,7 @@ async def test_who_reads_nothing_of_an_ended_answer_is_cut() -> None:
 
 
 @pytest.mark.parametrize("path", [b"large", b"drip"])
-async def test_who_reads_slowly_is_not_cut(path: bytes) -> None:
+async def test_a_slow_reader_is_not_cut(path: bytes) -> None:
     """It reads a little every tenth of the bound, over four times the bound."""
     async with running(buffer_bytes=4_096) as live_server:
         async with live_server.client(buffer_bytes=4_096) as client:

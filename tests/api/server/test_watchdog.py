@@ -65,7 +65,7 @@ class Scene:
         self.now = now
 
 
-def test_late_is_said_at_the_deadline_and_once() -> None:
+def test_the_timeout_fires_at_the_deadline_and_once() -> None:
     scene = Scene()
     scene.watchdog.set_timeout(25)
     scene.turn(100)
@@ -114,7 +114,7 @@ def test_the_timer_keeps_its_distance() -> None:
     assert len(scene.pending) == 1
 
 
-def test_stuck_is_said_once_nothing_was_read_for_long_enough() -> None:
+def test_a_reader_is_stuck_once_nothing_was_read_for_long_enough() -> None:
     scene = Scene()
     scene.turn(15)
     scene.unread_bytes = 100
@@ -151,7 +151,7 @@ def test_the_writer_is_held_while_bytes_wait_and_free_after() -> None:
     assert scene.limits == [0, None]
 
 
-def test_an_ended_watchdog_says_nothing() -> None:
+def test_a_stopped_watchdog_never_calls_back() -> None:
     scene = Scene()
     scene.watchdog.set_timeout(1)
     scene.watchdog.stop()
