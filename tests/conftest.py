@@ -1,16 +1,16 @@
-"""The fixtures that every test may ask for.
+"""Fixtures that every test can use.
 
-server          a running server, shared by the tests of one process; never kill, pause or flush it
-redis_settings  a fresh prefix on it; the test runs on each kind of server, with 1 and 3 partitions
-redis           a connected client on those, with the function library loaded
-own_server      a server for this test alone, to be killed, paused and flushed
-own_settings    a prefix on that one
-provider        a scripted upstream of the OpenAI kind
+server          A running server, shared by the tests of one process; never kill, pause or flush it
+redis_settings  A fresh prefix on it; the test runs on each kind of server, with 1 and 3 partitions
+redis           A connected client with the function library loaded
+own_server      A server for one test alone, to be killed, paused and flushed
+own_settings    A prefix on the test's own server
+provider        A scripted upstream of the OpenAI dialect
 
-After each test that had `redis_settings` or `own_settings`, what it left in Redis is checked by
-support/ledger.py and deleted. A test marked `each_once` runs on a covering pair instead of every
-combination: for those that start processes. Tests of `_QUICK_FOLDERS` that touch Redis are marked
-`quick` on one combination, all others there as they are.
+After each test that uses `redis_settings` or `own_settings`, `support/redis_invariants.py` checks
+the keys that it left, and they are deleted. A test marked `each_once`, for tests that start
+processes, runs on two combinations that cover each kind of server and each partition count. In
+`_QUICK_FOLDERS`, tests on Redis are marked `quick` on one combination, all other tests always.
 """
 
 import os
@@ -32,7 +32,7 @@ _KINDS: list[Kind] = list(binaries())
 _PARTITIONS = (1, 3)
 _QUICK_FOLDERS = {"contract", "tidy", "unit"}
 
-# How long one example takes tells how busy the machine is, and nothing about the product.
+# The time of one example depends on the load of the machine, not on the product.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -40,7 +40,7 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the marks."""
+    """Register the marks."""
     config.addinivalue_line(
         "markers", "each_once: run on each kind of server and each partition count once"
     )
@@ -50,13 +50,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Run three tests for every two cores: each waits for about half of its time."""
+    """Start three processes for every two cores: a test is idle for about half of its time."""
     return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the quick ones, before they are chosen by their marks."""
+    """Mark the quick tests before pytest selects by marks."""
     here = Path(__file__).parent
     for item in items:
         combination = getattr(item, "callspec", None)
@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what touches Redis on every kind of server, with one partition and with several."""
+    """Run tests on Redis on every kind of server, with one partition and with three."""
     if "redis_settings" in metafunc.fixturenames:
         every = [(kind, partitions) for kind in _KINDS for partitions in _PARTITIONS]
         once = [(_KINDS[0], 3), (_KINDS[-1], 1)]
@@ -89,7 +89,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def _servers() -> Iterator[dict[Kind, Server]]:
-    """Start what is needed when it is first needed, and stop all at the end."""
+    """Hold the servers, each started when it is first used, and stop them at the end."""
     started: dict[Kind, Server] = {}
     yield started
     for server in started.values():
@@ -114,8 +114,8 @@ def server(_on: tuple[Kind, int], _servers: dict[Kind, Server]) -> Server:
 
 @pytest.fixture
 def redis_settings(_on: tuple[Kind, int], server: Server) -> Iterator[RedisSettings]:
-    """Return a fresh prefix on the shared server; what is left under it must add up."""
-    # This server never goes, so a machine that is too busy to connect in time is no finding.
+    """Return a fresh prefix on the shared server; its keys are checked afterwards."""
+    # The shared server never stops, so a slow connection only shows a busy machine.
     settings = RedisSettings(
         url=server.url,
         prefix=_prefix(),
@@ -151,7 +151,7 @@ def own_server(_own_kind: Kind) -> Iterator[Server]:
 
 @pytest.fixture
 def own_settings(own_server: Server) -> Iterator[RedisSettings]:
-    """Return a prefix on the test's own server; what is left under it must add up."""
+    """Return a prefix on the test's own server; its keys are checked afterwards."""
     settings = RedisSettings(url=own_server.url, prefix=_prefix(), partitions=3)
     yield settings
     if own_server.is_running:

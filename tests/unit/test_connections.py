@@ -1,4 +1,4 @@
-"""How many connections a process may have by its limit on open files."""
+"""How many connections a process accepts, given its limit on open files."""
 
 import resource
 
@@ -20,7 +20,7 @@ _UNLIMITED = resource.RLIM_INFINITY
         (256, 256, 128, 256),
     ],
 )
-def test_the_limit_is_raised_as_far_as_it_may_be(
+def test_limit_is_raised_as_far_as_the_hard_limit_allows(
     monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, allowed: int, raised_to: int | None
 ) -> None:
     made: list[tuple[int, int]] = []
