@@ -1,5 +1,6 @@
 """Keys: made in one place, alike in Python and in Lua."""
 
+import hashlib
 import re
 
 import pytest
@@ -63,9 +64,9 @@ def test_every_family_describes_its_value() -> None:
 
 def test_the_library_is_named_by_its_digest() -> None:
     name, text = library.render()
-    assert (name, text) == (library.NAME, library.TEXT)
+    body = text.partition(f"local LIBRARY = '{name}'\n")[2]
+    assert name == f"pollux_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
     assert text.startswith(f"#!lua name={name}\n")
-    assert re.fullmatch(r"pollux_[0-9a-f]{12}", name)
 
 
 def test_the_library_has_what_is_rendered_from_python() -> None:
