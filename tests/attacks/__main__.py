@@ -1,6 +1,5 @@
 """Runs the attacks and prints one table. The exit code is 1 where one costs more than its bound."""
 
-import argparse
 import asyncio
 import sys
 import time
@@ -12,6 +11,7 @@ from tests.attacks import conversations, folders, pictures, storage, traffic
 from tests.attacks.target import ROOT
 from tests.bench import figures
 from tests.bench.figures import Figure
+from tests.support import command_line
 
 ATTACKS: Final[dict[str, Callable[[Path], Awaitable[list[Figure]]]]] = {
     "sessions": storage.create_sessions,
@@ -44,7 +44,7 @@ async def run(checkout: Path, names: list[str]) -> bool:
 
 def main() -> int:
     """Read the options, run, print."""
-    parser = argparse.ArgumentParser(prog="tests.attacks", description=__doc__)
+    parser = command_line.parser("tests.attacks", __doc__)
     parser.add_argument(
         "--base", type=Path, default=ROOT, help="folder of another checkout with its .venv"
     )

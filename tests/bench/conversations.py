@@ -12,7 +12,6 @@ With `--local` it is five conversations of four turns on the local model. Its an
 predicted, so each status is compared with the listed messages only.
 """
 
-import argparse
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from tests.bench import bounds, figures, system_rig
 from tests.bench.figures import Figure
 from tests.bench.system_rig import Rig
 from tests.bench.trips import drained
-from tests.support import processes, redis_invariants
+from tests.support import command_line, processes, redis_invariants
 from tests.support.api_client import ApiClient
 from tests.support.scripted_provider import Request, ScriptedAnswer
 
@@ -266,7 +265,7 @@ async def report(*, is_local: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
+    parser = command_line.parser("tests.bench.conversations", __doc__)
     parser.add_argument("--local", action="store_true", help="on the local model")
     figures.print_line(figures.machine())
     asyncio.run(report(is_local=parser.parse_args().local))

@@ -8,7 +8,6 @@ limit     a backlog behind a provider's limit: claims and answers a second
 checkout, which may be of another version.
 """
 
-import argparse
 import asyncio
 import random
 import subprocess
@@ -26,7 +25,7 @@ from shared.settings import ModelSettings, ProviderSettings, RedisSettings, Sett
 from shared.wire.submission import Submission, encode
 from tests.bench import figures
 from tests.bench.figures import Figure
-from tests.support import processes
+from tests.support import command_line, processes
 from tests.support.redis_functions import RedisFunctions, Ticket
 from tests.support.redis_server import Server
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
@@ -237,7 +236,7 @@ async def report(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--workers", type=Path, default=_ROOT)
+    parser = command_line.parser("tests.bench.parked", __doc__)
+    parser.add_argument("--workers", type=Path, default=_ROOT, help="folder of a checkout")
     figures.print_line(figures.machine())
     asyncio.run(report(parser.parse_args().workers))

@@ -13,7 +13,6 @@ within the greater of 2 s and a tenth of the duration, polls at most 4 + log2(se
 has no bound, because nothing was measured.
 """
 
-import argparse
 import asyncio
 import random
 from typing import Final, NamedTuple
@@ -23,6 +22,7 @@ from tests.bench import figures, poll_policy, polling_scenarios, system_rig
 from tests.bench.figures import Figure
 from tests.bench.poll_policy import Followed
 from tests.bench.system_rig import Rig
+from tests.support import command_line
 from tests.support.scripted_provider import Request, ScriptedAnswer
 
 CLIENTS: Final = 24
@@ -132,7 +132,7 @@ async def report(clients: int = CLIENTS) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--clients", type=int, default=CLIENTS)
+    parser = command_line.parser("tests.bench.polling", __doc__)
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="clients of each line")
     figures.print_line(figures.machine())
     asyncio.run(report(parser.parse_args().clients))

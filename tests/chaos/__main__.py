@@ -4,7 +4,6 @@ Every option is a field of the plan. Without `--generations` there are 15 for ea
 for each hang and outage of Redis.
 """
 
-import argparse
 import asyncio
 import sys
 from collections import Counter
@@ -16,6 +15,7 @@ import uvloop
 from tests.chaos import fault_run, planted_faults
 from tests.chaos.fault_run import REDIS_FAULTS, WORKER_FAULTS, Kind, Plan, Report
 from tests.chaos.scene import APPENDFSYNC
+from tests.support import command_line
 
 # Generations for each fault; hangs and outages of Redis last longer than the others.
 _PER_FAULT: dict[Kind, int] = {"hang": 120, "outage": 120}
@@ -47,15 +47,20 @@ def main() -> int:
 
 
 def _plan() -> Plan:
-    parser = argparse.ArgumentParser(prog="tests.chaos", description=__doc__)
+    parser = command_line.parser("tests.chaos", __doc__)
     faults = ("kills", "stops", "deploys", "crashes", "hangs", "outages")
     for name in (*faults, "generations", "clients"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--durability", choices=sorted(APPENDFSYNC))
-    parser.add_argument("--workers", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--per-second", type=float)
-    parser.add_argument("--fault", choices=sorted(planted_faults.FAULTS))
+        parser.add_argument(f"--{name}", type=int, help=f"number of {name}")
+    parser.add_argument("--durability", choices=sorted(APPENDFSYNC), help="of Redis")
+    parser.add_argument("--workers", type=int, default=6, help="number of workers")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--per-second", type=float, help="faults a second at most")
+    parser.add_argument(
+        "--fault",
+        choices=sorted(planted_faults.FAULTS),
+        metavar="NAME",
+        help="plant a fault of `tests.chaos.planted_faults` in the workers",
+    )
     options = {
         name: value for name, value in vars(parser.parse_args()).items() if value is not None
     }

@@ -8,7 +8,6 @@ the end is the stored one, and that its event ids only rise.
 The exit code is 1 if any answer differs.
 """
 
-import argparse
 import asyncio
 import random
 import sys
@@ -23,7 +22,7 @@ import uvloop
 from shared.clock import SystemClock
 from tests.bench import system_rig
 from tests.bench.system_rig import Rig
-from tests.support import processes
+from tests.support import command_line, processes
 from tests.support.api_client import NO_TLS, Json
 from tests.support.processes import Process
 from tests.support.stream_reader import ENDS, ReceivedEvent, read_events, text_of
@@ -192,10 +191,10 @@ async def _fronts(system: Rig) -> AsyncIterator[_Fronts]:
 
 def main() -> int:
     """Read the options, run, print."""
-    parser = argparse.ArgumentParser(prog="tests.chaos.cut_streams", description=__doc__)
-    parser.add_argument("--cuts", type=int, default=10_000)
-    parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = command_line.parser("tests.chaos.cut_streams", __doc__)
+    parser.add_argument("--cuts", type=int, default=10_000, help="number of cuts")
+    parser.add_argument("--kills", type=int, default=0, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     options = parser.parse_args()
     clock = SystemClock()
     began = clock.monotonic()

@@ -7,7 +7,6 @@ were completed at once. With `--hostile 2` two accounts send such prompts, which
 once: the exit code is 1 if more than three messages were late.
 """
 
-import argparse
 import asyncio
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from shared import ids
 from shared.clock import SystemClock
 from shared.settings import RedisSettings, WorkerSettings
 from shared.wire.generation import Generation
+from tests.support import command_line
 from tests.support.redis_server import Server
 from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider, by_words
 from tests.support.system import System
@@ -86,8 +86,8 @@ async def _play(server: Server, folder: Path, hostile: int) -> list[Generation]:
 
 def main() -> int:
     """Run it and print the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hostile", type=int, default=1, help="accounts whose prompts break it")
+    parser = command_line.parser("tests.chaos.noisy_neighbour", __doc__)
+    parser.add_argument("--hostile", type=int, default=1, help="accounts that break the upstream")
     hostile = parser.parse_args().hostile
     with Server() as server, tempfile.TemporaryDirectory() as folder:
         ends = asyncio.run(_play(server, Path(folder), hostile))

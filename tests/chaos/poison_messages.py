@@ -8,7 +8,6 @@ the process there after a moment, while everything else that it claimed is runni
 gone is replaced at once.
 """
 
-import argparse
 import asyncio
 import os
 import signal
@@ -21,7 +20,7 @@ from shared.clock import SystemClock
 from shared.settings import WorkerSettings
 from shared.wire.submission import Lane
 from tests.chaos.scene import Scene, running_scene
-from tests.support import waiting
+from tests.support import command_line, waiting
 from tests.worker.front import Front, Ticket
 from worker import pipeline
 from worker.outcome import Outcome
@@ -146,8 +145,8 @@ async def _wait_for_ends(front: Front, tickets: dict[str, Ticket]) -> dict[str, 
 
 def main() -> int:
     """Run once for each position, and print a line for each."""
-    parser = argparse.ArgumentParser(prog="tests.chaos.poison_messages", description=__doc__)
-    parser.add_argument("--workers", type=int, default=1)
+    parser = command_line.parser("tests.chaos.poison_messages", __doc__)
+    parser.add_argument("--workers", type=int, default=1, help="number of workers")
     workers = parser.parse_args().workers
     plans = [
         *(Plan(workers=workers, places=places) for places in ((0,), (6,), (12,), (2, 9))),

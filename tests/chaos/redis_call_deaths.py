@@ -11,7 +11,6 @@ Owns the hook that counts calls and exits, in the forked child only, and the tab
 reap) may come at another position the next time: a call that is never reached is printed as such.
 """
 
-import argparse
 import asyncio
 import os
 import sys
@@ -31,7 +30,7 @@ from tests.chaos import invariants
 from tests.chaos.evidence import AcceptedMessage, Evidence, Finding, question
 from tests.chaos.scene import Scene, running_scene
 from tests.chaos.worker_pool import WorkerChild
-from tests.support import waiting
+from tests.support import command_line, waiting
 from tests.worker.front import Front, Ticket
 
 _MODULE: Final = "tests.chaos.redis_call_deaths"
@@ -298,9 +297,9 @@ def _print_death(scenario: Scenario, one: Death) -> None:
 
 def main() -> int:
     """Try all boundaries, or every k-th; return 1 if one broke an invariant."""
-    parser = argparse.ArgumentParser(prog="tests.chaos.redis_call_deaths", description=__doc__)
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--scenario", choices=SCENARIOS, action="append")
+    parser = command_line.parser("tests.chaos.redis_call_deaths", __doc__)
+    parser.add_argument("--every", type=int, default=1, help="try every k-th boundary")
+    parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="repeatable")
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_all(options.scenario or SCENARIOS, options.every))

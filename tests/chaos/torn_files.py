@@ -12,7 +12,6 @@ read after a reply covers that write. What was posted meanwhile may be in the co
 expected only if it is there.
 """
 
-import argparse
 import asyncio
 import random
 import re
@@ -34,7 +33,7 @@ from shared.settings import RedisSettings
 from tests.chaos import invariants
 from tests.chaos.evidence import Evidence, UpstreamCall
 from tests.chaos.full_scenario import FullScenario
-from tests.support import redis_invariants, waiting
+from tests.support import command_line, redis_invariants, waiting
 from tests.support.redis_functions import RedisFunctions
 from tests.support.redis_server import RawClient, Server
 
@@ -343,9 +342,9 @@ async def cut_single_writer(cuts: int, *, seed: int) -> Tally:
 
 def main() -> int:
     """Read the options, cut, print."""
-    parser = argparse.ArgumentParser(prog="tests.chaos.torn_files", description=__doc__)
-    parser.add_argument("--cuts", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = command_line.parser("tests.chaos.torn_files", __doc__)
+    parser.add_argument("--cuts", type=int, default=200, help="number of cuts under load")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     options = parser.parse_args()
     clock = SystemClock()
     began = clock.monotonic()

@@ -10,7 +10,6 @@ writes them. A second provider takes few calls at a time and refuses some, so th
 it.
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -35,7 +34,7 @@ from tests.chaos.checkouts import KINDS, Checkout, CheckoutProcesses
 from tests.chaos.evidence import Evidence, Finding
 from tests.chaos.mixed_clients import MixedClients
 from tests.chaos.scene import Upstream
-from tests.support import waiting
+from tests.support import command_line, waiting
 from tests.support.chat_completions import Request, ScriptedAnswer
 from tests.support.redis_server import Kind as ServerKind, Server
 from tests.support.scripted_provider import ScriptedProvider
@@ -344,18 +343,19 @@ def main() -> int:
 
 
 def _plan() -> Plan:
-    parser = argparse.ArgumentParser(prog="tests.chaos.upgrade", description=__doc__)
+    parser = command_line.parser("tests.chaos.upgrade", __doc__)
     parser.add_argument(
         "--old", type=_command, required=True, help="folder of a checkout with its .venv"
     )
     parser.add_argument(
         "--new", type=_command, help="folder of the new checkout (default: this one)"
     )
-    parser.add_argument("--server", choices=get_args(ServerKind))
+    parser.add_argument("--server", choices=get_args(ServerKind), help="kind of the Redis server")
     for name in ("clients", "fronts", "workers", "seed"):
-        parser.add_argument(f"--{name}", type=int)
-    for name in ("seconds", "kill-seconds"):
-        parser.add_argument(f"--{name}", type=float)
+        parser.add_argument(f"--{name}", type=int, help=f"the plan's {name}")
+    times = {"seconds": "of all parts together", "kill-seconds": "between two kills"}
+    for name, meaning in times.items():
+        parser.add_argument(f"--{name}", type=float, help=meaning)
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     return Plan(**given)
 

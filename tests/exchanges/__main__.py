@@ -22,6 +22,7 @@ from tests.exchanges.all_exchanges import KINDS
 from tests.exchanges.exchange import Exchange
 from tests.exchanges.files import ExchangeFile
 from tests.exchanges.runner import Outcome, play
+from tests.support import command_line
 from tests.support.redis_server import Server
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
@@ -117,7 +118,7 @@ async def _main(options: argparse.Namespace) -> list[Row]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line.parser("tests.exchanges", __doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="folder of exchanges in JSON files")
     parser.add_argument("--right", type=Path, help="JSON file with what is right for each")
     parser.add_argument("--folder-only", action="store_true", help="run only those of the folder")

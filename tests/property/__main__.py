@@ -5,7 +5,6 @@ the ledger, the streams and every generation are compared every 25 operations an
 walk.
 """
 
-import argparse
 import sys
 import time
 from typing import Final
@@ -15,6 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from shared.settings import RedisSettings
 from tests.property.random_walk import RandomWalk
+from tests.support import command_line
 from tests.support.redis_server import Server
 
 _WALKS_PER_ROUND: Final = 50
@@ -64,8 +64,8 @@ def _main(first_seed: int, operations: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="tests.property", description=__doc__)
-    parser.add_argument("--operations", type=int, default=20_000)
+    parser = command_line.parser("tests.property", __doc__)
+    parser.add_argument("--operations", type=int, default=20_000, help="how many at least")
     parser.add_argument("--seed", type=int, default=1, help="seed of the first round")
     arguments = parser.parse_args()
     _main(arguments.seed, arguments.operations)

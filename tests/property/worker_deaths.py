@@ -6,7 +6,6 @@ seed determines the schedule. `python -m tests.property.worker_deaths --seeds 10
 each plan; exit code 1 if an innocent message failed, or a poison did not.
 """
 
-import argparse
 import asyncio
 import random
 import sys
@@ -21,6 +20,7 @@ from shared.redis.client import Redis
 from shared.redis.functions import Claimed
 from shared.settings import RedisSettings, WorkerSettings
 from shared.wire.submission import Lane
+from tests.support import command_line
 from tests.support.redis_functions import KEEP, LONG_MS, RedisFunctions
 from tests.support.redis_server import Server
 from worker.consumer.slots import Slots
@@ -338,6 +338,6 @@ async def _explore(seeds: int) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="tests.property.worker_deaths", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=50)
+    parser = command_line.parser("tests.property.worker_deaths", __doc__)
+    parser.add_argument("--seeds", type=int, default=50, help="runs of each plan")
     sys.exit(1 if asyncio.run(_explore(parser.parse_args().seeds)) else 0)

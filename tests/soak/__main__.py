@@ -4,7 +4,6 @@ In the last fifth of the run a process may hold a tenth more than after its warm
 without the ledger, from which nothing is ever removed.
 """
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from tests.bench import figures
 from tests.bench.figures import Figure
 from tests.soak import gauges, soak_run, svg_chart
 from tests.soak.soak_run import Plan, Report
+from tests.support import command_line
 
 _GROWTH_MAX: Final = 1.1
 # Small counts vary by more than a tenth; they may move by this much.
@@ -33,11 +33,11 @@ _SHOWN_MAX: Final = 40
 
 def main() -> int:
     """Read the options, run, print and draw."""
-    parser = argparse.ArgumentParser(prog="tests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--clients", type=int, default=Plan().clients)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--picture", type=Path, default=Path("soak.svg"))
+    parser = command_line.parser("tests.soak", __doc__)
+    parser.add_argument("--minutes", type=float, default=30.0, help="length of the run")
+    parser.add_argument("--clients", type=int, default=Plan().clients, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--picture", type=Path, default=Path("soak.svg"), help="its file")
     options = parser.parse_args()
     plan = Plan(seconds=options.minutes * 60, clients=options.clients, seed=options.seed)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -4,6 +4,7 @@ api_client             A client of the front that checks each response against t
 call_options           Optional arguments of `RedisFunctions.accept` and `.dead`
 chat_completions       Scripted answers of an upstream of the OpenAI kind, and the bytes they become
 clocks                 Clocks that a test advances, or that skip what is slept
+command_line           Parsers of test programs, whose help is their docstring
 command                Runs the `pollux` command as a process, and reads what it prints
 openapi_document       Checks responses against the published OpenAPI document
 own_keys               Accounts that create API keys of their own, also as release 0.6.1 did

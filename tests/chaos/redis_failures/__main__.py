@@ -5,7 +5,6 @@ and `--server redis` runs them on redis-server where it is installed. The exit c
 anything that must hold does not.
 """
 
-import argparse
 import asyncio
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from tests.chaos.redis_failures import verdict
 from tests.chaos.redis_failures.deployment import running_scene
 from tests.chaos.redis_failures.failures import REDIS_FAILURES, RedisFailure
 from tests.chaos.redis_failures.runner import Result, play
+from tests.support import command_line
 from tests.support.redis_server import Kind, binaries
 
 _MARGIN_SECONDS: Final = 1.0
@@ -27,9 +27,9 @@ _HEAD: Final = (
 
 def main() -> int:
     """Read the options, run, print."""
-    parser = argparse.ArgumentParser(prog="tests.chaos.redis_failures", description=__doc__)
+    parser = command_line.parser("tests.chaos.redis_failures", __doc__)
     parser.add_argument("--only", default="", help="run only rows whose names contain this")
-    parser.add_argument("--server", choices=sorted(binaries()), default="valkey")
+    parser.add_argument("--server", choices=sorted(binaries()), default="valkey", help="its kind")
     arguments = parser.parse_args()
     rows = [
         redis_failure
