@@ -22,13 +22,18 @@ async def test_accepted_message_is_there_in_every_place(queue: RedisFunctions) -
         metadata={"k": "v"},
         model="m1",
     )
-    look = await queue.status(ticket)
+    reply = await queue.status(ticket)
     assert (
-        look.record | {"stage": "queued", "turn": "1", "model": "m1", "hold": "300"} == look.record
+        reply.record | {"stage": "queued", "turn": "1", "model": "m1", "hold": "300"}
+        == reply.record
     )
-    assert look.user_message is not None
-    said = decode_user(look.user_message)
-    assert (said.content, said.generation, said.metadata) == ("Grüße 🌍", ticket.id, {"k": "v"})
+    assert reply.user_message is not None
+    message = decode_user(reply.user_message)
+    assert (message.content, message.generation, message.metadata) == (
+        "Grüße 🌍",
+        ticket.id,
+        {"k": "v"},
+    )
     session = await queue.redis.call(
         "HMGET", keys.SESSION(queue.root, "ann", ticket.session), "name", "system", "head", "turns"
     )

@@ -17,9 +17,9 @@ async def test_text_and_events_grow_together(queue: RedisFunctions) -> None:
     claimed = await queue.claim_one()
     assert await queue.append(claimed, 1, "Hello", " there") == "appended"
     assert await queue.append(claimed, 3, ", you") == "appended"
-    look = await queue.status(ticket)
-    assert look.body == b"Hello there, you"
-    assert (look.record["stage"], look.record["seq"]) == ("generating", "3")
+    reply = await queue.status(ticket)
+    assert reply.body == b"Hello there, you"
+    assert (reply.record["stage"], reply.record["seq"]) == ("generating", "3")
     events = await queue.events(ticket)
     assert [at for at, _ in events] == ["1-1", "1-2", "1-3"]
     assert "".join(json.loads(event)["text"] for _, event in events) == "Hello there, you"
@@ -57,9 +57,9 @@ async def test_older_attempt_cannot_write(queue: RedisFunctions) -> None:
     assert await queue.settle(old, seq=2) is None
     assert await queue.release(old) == "refused"
     await queue.complete(new, "new")
-    look = await queue.status(ticket)
-    assert look.body is not None
-    assert decode_assistant(look.body).content == "new"
+    reply = await queue.status(ticket)
+    assert reply.body is not None
+    assert decode_assistant(reply.body).content == "new"
     assert [at for at, _ in await queue.events(ticket)] == ["1-1", "1-2", "2-1", "2-2", "2-3"]
 
 
@@ -136,9 +136,9 @@ async def test_ended_generation_keeps_its_answer_and_expires(queue: RedisFunctio
     for family, longest_ms in ((keys.GENERATION, 60_000), (keys.EVENTS, 30_000)):
         left = await queue.redis.call("PTTL", family(queue.root, "ann", ticket.id))
         assert longest_ms - 10_000 < left <= longest_ms
-    look = await queue.status(ticket)
-    assert look.record["last"] == "1-2"
-    assert {"hold", "worker", "deadline", "seq"}.isdisjoint(look.record)
+    reply = await queue.status(ticket)
+    assert reply.record["last"] == "1-2"
+    assert {"hold", "worker", "deadline", "seq"}.isdisjoint(reply.record)
     await queue.redis.call("DEL", keys.GENERATION(queue.root, "ann", ticket.id))
     kept = await queue.redis.call("HGET", keys.TURNS(queue.root, "ann", ticket.session, 0), "1:a")
     assert decode_assistant(kept).content == "The answer"

@@ -49,9 +49,9 @@ class BreakerClient:
         call = call or f"call-{self._made}"
         own = {"call": call, "message": call, "account": f"account-{call}"}
         ask = msgspec.structs.replace(_FAILED, **(own | fields))
-        told = await functions.record_failure(self.redis, self.root, ask)
-        self.circuit = told.circuit
-        return told.breaker, told.is_new
+        results = await functions.record_failure(self.redis, self.root, ask)
+        self.circuit = results.circuit
+        return results.breaker, results.is_new
 
     async def open(self) -> None:
         """Record enough failures to open the breaker."""
@@ -74,12 +74,12 @@ class BreakerClient:
         ask = EndProbeAsk(circuit=_CIRCUIT, call=call, is_well=is_well)
         functions.end_probe(self.redis, self.root, ask)
 
-    async def report(self, made_ms: int = 1, **told: Any) -> dict[str, Breaker]:  # noqa: ANN401  of any field
+    async def report(self, made_ms: int = 1, **results: Any) -> dict[str, Breaker]:  # noqa: ANN401  of any field
         """Report as a worker, and return the breakers in the reply."""
         worker_report = WorkerReport(
             id="w1", concurrency=1, running=0, models=(), wire=1, made_ms=made_ms
         )
-        calls = CallReport(lease_ms=_LEASE_MS, window_ms=_FAILED.window_ms)._replace(**told)
+        calls = CallReport(lease_ms=_LEASE_MS, window_ms=_FAILED.window_ms)._replace(**results)
         return (await fleet.report(self.redis, self.settings, worker_report, calls)).breakers
 
 
@@ -94,25 +94,25 @@ def breaker_client(redis: Redis, redis_settings: RedisSettings) -> BreakerClient
 async def test_enough_failures_open_it_once_for_all_workers(
     breaker_client: BreakerClient,
 ) -> None:
-    told = [await breaker_client.fail() for _ in range(7)]
-    assert [breaker.state for breaker, _ in told] == ["closed"] * 4 + ["open"] * 3
-    assert [is_new for _, is_new in told] == [False] * 4 + [True] + [False] * 2
-    assert told[4][0].left_ms == 10_000
-    heard = await breaker_client.report()
-    assert heard[_CIRCUIT].state == "open"
-    assert heard[_CIRCUIT].why == "timeout"
-    assert 9_000 < heard[_CIRCUIT].left_ms <= 10_000
+    results = [await breaker_client.fail() for _ in range(7)]
+    assert [breaker.state for breaker, _ in results] == ["closed"] * 4 + ["open"] * 3
+    assert [is_new for _, is_new in results] == [False] * 4 + [True] + [False] * 2
+    assert results[4][0].left_ms == 10_000
+    breakers = await breaker_client.report()
+    assert breakers[_CIRCUIT].state == "open"
+    assert breakers[_CIRCUIT].why == "timeout"
+    assert 9_000 < breakers[_CIRCUIT].left_ms <= 10_000
 
 
 async def test_the_same_failure_counts_once(breaker_client: BreakerClient) -> None:
-    told = [(await breaker_client.fail("one"))[0].state for _ in range(9)]
-    assert set(told) == {"closed"}
+    results = [(await breaker_client.fail("one"))[0].state for _ in range(9)]
+    assert set(results) == {"closed"}
 
 
 async def test_of_many_at_once_one_opens(breaker_client: BreakerClient) -> None:
-    told = await asyncio.gather(*(breaker_client.fail() for _ in range(40)))
-    assert sum(is_new for _, is_new in told) == 1
-    assert [breaker.state for breaker, _ in told].count("closed") == 4
+    results = await asyncio.gather(*(breaker_client.fail() for _ in range(40)))
+    assert sum(is_new for _, is_new in results) == 1
+    assert [breaker.state for breaker, _ in results].count("closed") == 4
 
 
 @pytest.mark.parametrize(("answered", "state"), [(5, "open"), (6, "closed")])
@@ -120,16 +120,16 @@ async def test_answered_calls_count_against_the_failures(
     breaker_client: BreakerClient, answered: int, state: str
 ) -> None:
     await breaker_client.report(answered=((_CIRCUIT, answered), ("another", 100)))
-    told = [(await breaker_client.fail())[0].state for _ in range(5)]
-    assert told[-1] == state
+    results = [(await breaker_client.fail())[0].state for _ in range(5)]
+    assert results[-1] == state
 
 
 async def test_answered_calls_that_no_report_has_counted_yet_count_too(
     breaker_client: BreakerClient,
 ) -> None:
     await breaker_client.report(answered=((_CIRCUIT, 3),))
-    told = [(await breaker_client.fail(answered=3))[0].state for _ in range(5)]
-    assert told[-1] == "closed"
+    results = [(await breaker_client.fail(answered=3))[0].state for _ in range(5)]
+    assert results[-1] == "closed"
     assert (await breaker_client.fail(answered=3))[0].state == "open"
 
 
@@ -162,15 +162,15 @@ async def test_some_failures_open_it_at_once_for_a_given_time(
 
 
 async def test_tries_of_one_message_count_once(breaker_client: BreakerClient) -> None:
-    told = [(await breaker_client.fail(message="one", account="ann"))[0].state for _ in range(9)]
-    assert set(told) == {"closed"}
+    results = [(await breaker_client.fail(message="one", account="ann"))[0].state for _ in range(9)]
+    assert set(results) == {"closed"}
 
 
 async def test_messages_of_one_account_open_it_for_that_account_only(
     breaker_client: BreakerClient,
 ) -> None:
-    told = [await breaker_client.fail(account="ann") for _ in range(3)]
-    assert [breaker.state for breaker, _ in told] == ["closed", "closed", "open"]
+    results = [await breaker_client.fail(account="ann") for _ in range(3)]
+    assert [breaker.state for breaker, _ in results] == ["closed", "closed", "open"]
     assert breaker_client.circuit == f"{_CIRCUIT}@ann"
     for _ in range(20):
         await breaker_client.fail(account="ann")
@@ -180,8 +180,10 @@ async def test_messages_of_one_account_open_it_for_that_account_only(
 async def test_an_account_that_is_mostly_answered_is_not_slowed(
     breaker_client: BreakerClient,
 ) -> None:
-    told = [(await breaker_client.fail(account="ann", answered_own=10))[0].state for _ in range(5)]
-    assert set(told) == {"closed"}
+    results = [
+        (await breaker_client.fail(account="ann", answered_own=10))[0].state for _ in range(5)
+    ]
+    assert set(results) == {"closed"}
 
 
 async def test_messages_of_two_accounts_open_it_for_all(breaker_client: BreakerClient) -> None:
@@ -194,8 +196,10 @@ async def test_messages_of_two_accounts_open_it_for_all(breaker_client: BreakerC
 async def test_failure_that_no_prompt_can_cause_counts_for_all_even_from_one_account(
     breaker_client: BreakerClient,
 ) -> None:
-    told = [(await breaker_client.fail(account="ann", is_shared=True))[0].state for _ in range(5)]
-    assert told[-1] == "open"
+    results = [
+        (await breaker_client.fail(account="ann", is_shared=True))[0].state for _ in range(5)
+    ]
+    assert results[-1] == "open"
     assert breaker_client.circuit == _CIRCUIT
 
 
@@ -374,8 +378,8 @@ async def test_probe_that_is_answered_closes_it(breaker_client: BreakerClient) -
         breaker_client.end("p", is_well=True)
     assert await breaker_client.report() == {}
     assert await breaker_client.probe("next") == Breaker("closed")
-    told = [(await breaker_client.fail())[0].state for _ in range(5)]
-    assert told == ["closed"] * 4 + ["open"]
+    results = [(await breaker_client.fail())[0].state for _ in range(5)]
+    assert results == ["closed"] * 4 + ["open"]
 
 
 async def test_probe_that_learned_nothing_leaves_it_to_the_next(

@@ -225,8 +225,8 @@ async def test_deferral_is_the_last_event_of_the_attempt(queue: RedisFunctions) 
         ("2-1", "reset"),
         ("2-2", "stage"),
     ]
-    told = [event for _, event in await queue.events(ticket) if "stage" in event]
-    assert told == ['{"type":"stage","stage":"retrying"}'] * 2
+    stages = [event for _, event in await queue.events(ticket) if "stage" in event]
+    assert stages == ['{"type":"stage","stage":"retrying"}'] * 2
 
 
 async def test_short_deferral_comes_back_by_the_clock_of_redis(queue: RedisFunctions) -> None:
@@ -371,8 +371,8 @@ async def test_claim_returns_whether_more_may_be_ready(queue: RedisFunctions) ->
     )
     for _ in range(5):
         await queue.submit()
-    looks = [await functions.claim(queue.redis, queue.root, ask) for _ in range(3)]
-    assert [(len(batch.claimed), batch.is_more) for batch in looks] == [
+    replies = [await functions.claim(queue.redis, queue.root, ask) for _ in range(3)]
+    assert [(len(batch.claimed), batch.is_more) for batch in replies] == [
         (2, True),
         (2, True),
         (1, False),

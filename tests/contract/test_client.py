@@ -119,14 +119,14 @@ async def test_refusals_are_timed_too(own_redis: Redis, monkeypatch: pytest.Monk
     seconds = 0.0
     monkeypatch.setattr(own_redis, "_outage", Outage(lambda: seconds))
     await own_redis.call("CONFIG", "SET", "maxmemory", 1)
-    told: list[int | None] = []
+    retry_after: list[int | None] = []
     for _ in range(3):
         seconds += 5
         with pytest.raises(UnavailableError, match="OOM") as caught:
             await own_redis.call("SET", "a", 1)
-        told.append(caught.value.retry_after_seconds)
-    assert told[0] in {1, 2}
-    assert told[2] in range(10, 21)
+        retry_after.append(caught.value.retry_after_seconds)
+    assert retry_after[0] in {1, 2}
+    assert retry_after[2] in range(10, 21)
     await own_redis.call("CONFIG", "SET", "maxmemory", 0)
 
 
@@ -328,13 +328,13 @@ async def test_password_and_database_of_the_url_are_used(own_server: Server) -> 
 async def test_server_that_became_a_replica_is_left_for_the_new_primary(
     own_server: Server, tmp_path: Path
 ) -> None:
-    name, heard = tmp_path / "s", list[bytes]()
+    name, pushes = tmp_path / "s", list[bytes]()
     name.symlink_to(own_server.socket)
     settings = RedisSettings(url=f"unix://{name}", timeout_seconds=0.4)
     client = Redis(settings)
     ear = Redis(
         settings,
-        on_push=lambda push: heard.append(push[0]),
+        on_push=lambda push: pushes.append(push[0]),
         on_ready=lambda: ear.listen("SUBSCRIBE", "news"),
     )
     await client.call("SET", "x", "old")

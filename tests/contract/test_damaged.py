@@ -68,17 +68,17 @@ async def _damaged(queue: RedisFunctions) -> list[str]:
 
 async def _go_on(queue: RedisFunctions, *expected: Ticket) -> list[str]:
     """Reap, claim and complete a few times. Return what the reaps reported as damaged."""
-    completed, told = set(), []
+    completed, reported = set(), []
     for _ in range(_CALLS):
-        told += [each.name for each in (await queue.reap()).damaged]
+        reported += [each.name for each in (await queue.reap()).damaged]
         for claimed in await queue.claim(10):
             if await queue.append(claimed, 2, "Hi") != "appended":
                 continue
             if await queue.settle(claimed, seq=3) is not None:
                 completed.add(claimed.id)
-    told += [each.name for each in (await queue.reap()).damaged]
+    reported += [each.name for each in (await queue.reap()).damaged]
     assert {ticket.id for ticket in expected} <= completed
-    return told
+    return reported
 
 
 async def _is_out_of_all_lines(queue: RedisFunctions, ticket: Ticket) -> None:
@@ -104,8 +104,8 @@ async def test_a_damaged_field_stops_no_neighbour(
     next_turn = await queue.submit("ann", broken.session)
     await _damage_field(queue, broken, field, value)
     await _fall_due(queue, broken, where)
-    told = await _go_on(queue, own, other, next_turn)
-    assert told == await _damaged(queue) == [f"ann:{broken.id}"]
+    reported = await _go_on(queue, own, other, next_turn)
+    assert reported == await _damaged(queue) == [f"ann:{broken.id}"]
     await _is_out_of_all_lines(queue, broken)
     credit_totals = await queue.credit_totals()
     is_lost = field == "hold"

@@ -90,15 +90,15 @@ async def test_dead_letter_has_the_message_and_how_each_attempt_ended(
     await until(lambda: _is_back(queue))
     await queue.fail((await queue.claim(worker="w4"))[0], DOWN)
     [buried] = await queue.dead()
-    told = {name: value.decode(errors="replace") for name, value in buried.record.items()}
-    lines = [line.split(" ") for line in told["attempts"].split("\n")]
-    assert [(number, worker, why) for number, _, _, worker, why in lines] == [
+    retry = {name: value.decode(errors="replace") for name, value in buried.record.items()}
+    attempts = [attempt.split(" ") for attempt in retry["attempts"].split("\n")]
+    assert [(number, worker, why) for number, _, _, worker, why in attempts] == [
         ("1", "w1", "CRASHED"),
         ("2", "w2", "RELEASED"),
         ("3", "w3", "RATE_LIMITED"),
         ("4", "w4", "UPSTREAM_500"),
     ]
-    assert all(0 < int(begun) <= int(ended) <= buried.died_ms for _, begun, ended, *_ in lines)
+    assert all(0 < int(begun) <= int(ended) <= buried.died_ms for _, begun, ended, *_ in attempts)
     letter = await _letter(queue, ticket)
     assert (letter["session"], letter["turn"], letter["lane"]) == (ticket.session, "1", "batch")
     assert (letter["model"], letter["chosen"], letter["hold"]) == ("auto", "alpha", "40")
@@ -122,7 +122,7 @@ async def test_poison_is_kept_with_every_crash(queue: RedisFunctions) -> None:
         await queue.claim_one(worker=worker, lease_ms=0)
         await queue.reap(crashes_max=3)
     letter = await _letter(queue, ticket)
-    assert [line.split(" ")[3:] for line in letter["attempts"].split("\n")] == [
+    assert [attempt.split(" ")[3:] for attempt in letter["attempts"].split("\n")] == [
         ["w1", "CRASHED"],
         ["w2", "CRASHED"],
         ["w3", "CRASHED"],
@@ -136,8 +136,10 @@ async def test_dead_letter_has_the_last_attempts_only(queue: RedisFunctions) -> 
         await queue.release(await queue.claim_one())
     assert len((await queue.status(ticket)).record["history"].split("\n")) == 16
     await queue.fail(await queue.claim_one(), DOWN)
-    lines = (await _letter(queue, ticket))["attempts"].split("\n")
-    assert [line.split(" ")[0] for line in lines] == [str(number) for number in range(26, 42)]
+    attempts = (await _letter(queue, ticket))["attempts"].split("\n")
+    assert [attempt.split(" ")[0] for attempt in attempts] == [
+        str(number) for number in range(26, 42)
+    ]
 
 
 async def test_history_of_attempts_is_deleted_when_the_generation_completes(
@@ -227,20 +229,20 @@ async def test_list_is_narrowed_by_time(queue: RedisFunctions) -> None:
 async def test_dead_letter_is_retried_once_with_the_same_message(queue: RedisFunctions) -> None:
     await queue.grant(100)
     ticket = await _dies(queue, hold=40)
-    told, *again = await asyncio.gather(*(queue.revive(ticket) for _ in range(5)))
-    assert isinstance(told, Retried)
-    assert told.generation != ticket.id
-    assert again == [told] * 4
-    assert await queue.revive(ticket) == told
+    retry, *again = await asyncio.gather(*(queue.revive(ticket) for _ in range(5)))
+    assert isinstance(retry, Retried)
+    assert retry.generation != ticket.id
+    assert again == [retry] * 4
+    assert await queue.revive(ticket) == retry
     credit_totals = await queue.credit_totals()
     assert (credit_totals.balance, credit_totals.held) == (60, 40)
     assert await _listed(queue) == []
-    assert (await _letter(queue, ticket))["retried_as"] == told.generation
+    assert (await _letter(queue, ticket))["retried_as"] == retry.generation
     claimed = await queue.claim_one()
-    assert (claimed.id, claimed.attempt, claimed.turn, claimed.hold) == (told.generation, 1, 2, 40)
+    assert (claimed.id, claimed.attempt, claimed.turn, claimed.hold) == (retry.generation, 1, 2, 40)
     message = decode_user(claimed.user_message)
     assert (message.content, message.metadata) == ("Why?", {"a": "b"})
-    assert message.generation == told.generation
+    assert message.generation == retry.generation
     assert claimed.deadline_ms - claimed.accepted_ms == 60_000
     await queue.complete(claimed, "Because.", cost=30)
     credit_totals = await queue.credit_totals()
@@ -254,22 +256,22 @@ async def test_retried_letter_waits_behind_what_its_session_has_under_way(
 ) -> None:
     ticket = await _dies(queue)
     following = await queue.submit("ann", ticket.session)
-    told = await queue.revive(ticket)
-    assert isinstance(told, Retried)
+    retry = await queue.revive(ticket)
+    assert isinstance(retry, Retried)
     head = await queue.claim_one()
     assert head.id == following.id
     assert await queue.claim() == []
     await queue.complete(head)
-    assert (await queue.claim_one()).id == told.generation
+    assert (await queue.claim_one()).id == retry.generation
 
 
 async def test_retry_that_fails_again_is_a_letter_of_its_own(queue: RedisFunctions) -> None:
     ticket = await _dies(queue)
-    told = await queue.revive(ticket)
-    assert isinstance(told, Retried)
+    retry = await queue.revive(ticket)
+    assert isinstance(retry, Retried)
     await queue.fail(await queue.claim_one(), DOWN)
-    assert await _listed(queue) == [told.generation]
-    again = await queue.revive(Ticket("ann", ticket.session, told.generation))
+    assert await _listed(queue) == [retry.generation]
+    again = await queue.revive(Ticket("ann", ticket.session, retry.generation))
     assert isinstance(again, Retried)
     await queue.complete(await queue.claim_one())
 

@@ -11,9 +11,9 @@ from tests.support.waiting import until
 
 
 async def _answer(queue: RedisFunctions, ticket: Ticket) -> AssistantMessage:
-    look = await queue.status(ticket)
-    assert look.body is not None
-    return decode_assistant(look.body)
+    reply = await queue.status(ticket)
+    assert reply.body is not None
+    return decode_assistant(reply.body)
 
 
 async def test_cancel_of_a_waiting_generation_ends_it_and_releases_the_hold(

@@ -34,9 +34,9 @@ async def test_generation_is_expired_at_its_deadline_and_no_earlier(queue: Redis
     assert await queue.stage(early) == "queued"
     late = await queue.submit(hold=10, deadline_ms=0)
     assert await _expire(queue, late)
-    look = await queue.status(late)
-    assert look.body is not None
-    assert decode_assistant(look.body).failure == EXPIRED
+    reply = await queue.status(late)
+    assert reply.body is not None
+    assert decode_assistant(reply.body).failure == EXPIRED
     assert await _expire(queue, late)
     assert await _expire(queue, Ticket("ann", late.session, "unknown"))
     assert await _expire(queue, late._replace(account="bob"))

@@ -104,10 +104,10 @@ local function count_pending_tokens(root, ask, head, pending)
   return tonumber(redis.call('HGET', generation_key(root, ask.account, head), 'added')) or 0
 end
 
-local function cancel_checked(root, account, id, ask)
+local function cancel_checked(root, account, id, keep, channels)
   local record = load_generation(root, account, id)
   damage.check(record)
-  cancel_generation(root, account, id, record, ask.keep, ask.channels)
+  cancel_generation(root, account, id, record, keep, channels)
 end
 
 -- Returns the balance that a hold may use, and whether that includes the hold of the answer under way, which an
@@ -117,14 +117,6 @@ local function available_balance(root, ask, balance, current_head)
   local waiting, running = freed_by_interrupt(root, ask, current_head)
   if balance + waiting >= ask.hold then return balance + waiting, false end
   return balance + waiting + running, true
-end
-
--- Ends a generation that a worker may be answering: the worker is notified, and its later writes are refused.
-local function end_checked(root, account, id, ask)
-  local record = load_generation(root, account, id)
-  damage.check(record)
-  if record.worker then redis.call('PUBLISH', ask.channels .. record.worker, member(account, id)) end
-  end_without_worker(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
 end
 
 local function load_totals(totals, lane)
@@ -138,9 +130,10 @@ local function interrupt(root, ask, head, session, is_hold_needed)
   damage.check_shared_keys(root)
   local waiting = redis.call('ZRANGE', waiting_key(root, ask.account, ask.session), 0, -1)
   for i = #waiting, 1, -1 do
-    damage.run_guarded(root, member(ask.account, waiting[i]), cancel_checked, ask)
+    damage.run_guarded(root, member(ask.account, waiting[i]), cancel_checked, ask.keep, ask.channels)
   end
-  damage.run_guarded(root, member(ask.account, head), is_hold_needed and end_checked or cancel_checked, ask)
+  local end_head = is_hold_needed and damage.end_checked or cancel_checked
+  damage.run_guarded(root, member(ask.account, head), end_head, ask.keep, ask.channels)
   session.bytes = redis.call('HGET', session_key(root, ask.account, ask.session), 'bytes')
   return load_totals(account_totals_key(root, ask.account), ask.lane)
 end

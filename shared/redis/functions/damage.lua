@@ -95,6 +95,14 @@ function damage.check(record)
   if fault then error('DAMAGED ' .. fault, 0) end
 end
 
+-- Ends a generation that a worker may be answering: the worker is notified, and its later writes are refused.
+function damage.end_checked(root, account, id, keep, channels)
+  local record = load_generation(root, account, id)
+  damage.check(record)
+  if record.worker then redis.call('PUBLISH', channels .. record.worker, member(account, id)) end
+  end_without_worker(root, account, id, record, 'cancelled', CANCELLED, keep)
+end
+
 function damage.error_text(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
 
 function damage.is_wrong_type(...)

@@ -6,13 +6,6 @@
 -- The turns are deleted by `delete_turns`, which the caller sends next, or a chore if the caller dies. The session's
 -- files are deleted by that chore, by their names.
 
-local function end_checked(root, account, id, ask)
-  local record = load_generation(root, account, id)
-  damage.check(record)
-  if record.worker then redis.call('PUBLISH', ask.channels .. record.worker, member(account, id)) end
-  end_without_worker(root, account, id, record, 'cancelled', CANCELLED, ask.keep)
-end
-
 local function delete_session(root, ask)
   local account, session = ask.account, session_key(root, ask.account, ask.id)
   local turns, idempotency, bytes, side = unpack(redis.call('HMGET', session, 'turns', 'idempotency', 'bytes', 'side'))
@@ -31,7 +24,7 @@ local function delete_session(root, ask)
   redis.call('ZADD', files_to_delete_key(root), now_ms(), name)
   redis.call('HSET', turns_to_delete_key(root), name, int(math.floor(tonumber(turns) / TURNS_PER_CHUNK)))
   for _, id in ipairs(running) do
-    damage.run_guarded(root, member(account, id), end_checked, ask)
+    damage.run_guarded(root, member(account, id), damage.end_checked, ask.keep, ask.channels)
   end
   return 'deleted'
 end
