@@ -28,7 +28,7 @@ RUNS: Final = 3
 STREAMS: Final = 32
 # Tokens of an answer, events in a chunk, and the bound as a multiple of the bare reader's cost.
 _SHAPES: Final = ((50, 1, bounds.ADAPTER_SINGLE), (1_000, 40, bounds.ADAPTER_BURST))
-_UPSTREAM: Final = Contestant("talker", (sys.executable, "-m", "tests.bench.fast_upstream"))
+_UPSTREAM: Final = Contestant("upstream", (sys.executable, "-m", "tests.bench.fast_upstream"))
 
 # Reads one answer and returns its tokens.
 Read = Callable[[], Awaitable[int]]

@@ -124,7 +124,7 @@ async def _followers(system: Rig, ids: list[str], followers: int) -> AsyncIterat
     words = ["--port", system.url.rpartition(":")[2], "--key", system.key, "--each"]
     paths = [f"/api/v1/generate/{id_}/events" for id_ in ids]
     contestant = Contestant(
-        "audience", (sys.executable, "-m", "tests.bench.follower_process"), "", system.environment
+        "followers", (sys.executable, "-m", "tests.bench.follower_process"), "", system.environment
     )
     async with AsyncExitStack() as stack:
         programs = [

@@ -121,8 +121,8 @@ def _figure(group: Group, followed: list[Followed]) -> Figure:
 
 async def measure_all(clients: int = CLIENTS) -> list[Figure]:
     """Measure the plain answers, then the scenarios."""
-    scenes = polling_scenarios.Sizes(clients)
-    return [*await measure(clients), *await polling_scenarios.measure(scenes)]
+    sizes = polling_scenarios.Sizes(clients)
+    return [*await measure(clients), *await polling_scenarios.measure(sizes)]
 
 
 async def report(clients: int = CLIENTS) -> None:
