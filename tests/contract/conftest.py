@@ -28,5 +28,5 @@ async def own_redis(own_settings: RedisSettings) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
     """Return a proxy to the test's own server, with faults on demand."""
-    async with Proxy(own_server.socket) as door:
-        yield door
+    async with Proxy(own_server.socket) as fault_proxy:
+        yield fault_proxy

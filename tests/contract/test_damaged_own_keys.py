@@ -57,9 +57,9 @@ async def test_key_is_revoked_and_fronts_are_notified_whatever_its_lists_are(
     await own_keys.redis.call("DEL", name)
     await own_keys.redis.call("SET", name, "theirs")
     pushes: list[list[Reply]] = []
-    ear = Redis(redis_settings, on_push=pushes.append)
-    await ear.connect()
-    ear.listen("SUBSCRIBE", keys.revocations_channel(own_keys.root))
+    listener = Redis(redis_settings, on_push=pushes.append)
+    await listener.connect()
+    listener.listen("SUBSCRIBE", keys.revocations_channel(own_keys.root))
     await until(lambda: len(pushes) == 1)
     ended = [made[0].record.id]
     assert await own_keys.accounts.revoke_key(made[0].record.id)
@@ -73,14 +73,14 @@ async def test_key_is_revoked_and_fronts_are_notified_whatever_its_lists_are(
             await own_keys.accounts.delete_own_key(own_keys.managing_key, made[1].record.id)
         assert await own_keys.accounts.find_key(made[1].record.id) == made[1].record
     await until(lambda: [push[2] for push in pushes[1:]] == [each.encode() for each in ended])
-    await ear.close()
+    await listener.close()
     found = await own_keys.accounts.find_key(made[0].record.id)
     assert found is not None
     assert found.revoked is not None
     assert await own_keys.redis.call("GETDEL", name) == b"theirs"
 
 
-async def _in_the_place_of(own_keys: OwnKeys, name: str) -> bytes | None:
+async def _overwrite(own_keys: OwnKeys, name: str) -> bytes | None:
     """Replace a key by a hash; return what was there."""
     kept: bytes | None = await own_keys.redis.call("DUMP", name)
     await own_keys.redis.call("DEL", name)
@@ -88,7 +88,7 @@ async def _in_the_place_of(own_keys: OwnKeys, name: str) -> bytes | None:
     return kept
 
 
-async def _bring_back(own_keys: OwnKeys, name: str, kept: bytes | None) -> None:
+async def _restore(own_keys: OwnKeys, name: str, kept: bytes | None) -> None:
     await own_keys.redis.call("DEL", name)
     if kept is not None:
         await own_keys.redis.call("RESTORE", name, 0, kept)
@@ -110,18 +110,18 @@ async def test_redis_key_that_stops_the_creation_or_deletion_of_an_api_key_is_na
             lambda: own_keys.accounts.delete_own_key(own_keys.managing_key, made.record.id),
         ),
     ):
-        kept = await _in_the_place_of(own_keys, name)
+        kept = await _overwrite(own_keys, name)
         with pytest.raises(WrongTypeError) as refused:
             await refuse()
         assert _named(refused.value) == [name]
-        await _bring_back(own_keys, name, kept)
+        await _restore(own_keys, name, kept)
 
 
 async def test_error_names_the_redis_key_that_stopped_the_call(
     own_keys: OwnKeys,
 ) -> None:
     name = keys.ACCOUNT(own_keys.root, "acme")
-    kept = await _in_the_place_of(own_keys, name)
+    kept = await _overwrite(own_keys, name)
     for refuse in (
         lambda: own_keys.accounts.prefer(own_keys.account, "alpha"),
         lambda: own_keys.accounts.create("acme", "pro"),
@@ -129,7 +129,7 @@ async def test_error_names_the_redis_key_that_stopped_the_call(
         with pytest.raises(WrongTypeError) as refused:
             await refuse()
         assert _named(refused.value) == [name]
-    await _bring_back(own_keys, name, kept)
+    await _restore(own_keys, name, kept)
 
 
 @pytest.mark.parametrize("damage", ["list", "ends", "record", "bytes"])
@@ -146,7 +146,7 @@ async def test_damage_of_one_account_does_not_affect_the_keys_of_another(
         "record": keys.API_KEY(own_keys.root, hashed.decode()),
         "bytes": keys.API_KEY(own_keys.root, hashed.decode()),
     }[damage]
-    await _in_the_place_of(own_keys, name)
+    await _overwrite(own_keys, name)
     if damage == "bytes":
         await own_keys.redis.call("SET", name, "theirs")
     mine = await own_keys.create_as_old_release(created=5)

@@ -40,8 +40,8 @@ async def test_batch_is_given_no_more_slots_than_are_free_for_it(queue: RedisFun
         await queue.submit("mill", lane="batch")
     assert len(await queue.claim(5, batch=2)) == 2
     assert await queue.claim(5, batch=0) == []
-    person = await queue.submit("ann")
-    assert [claimed.id for claimed in await queue.claim(5, batch=0)] == [person.id]
+    interactive = await queue.submit("ann")
+    assert [claimed.id for claimed in await queue.claim(5, batch=0)] == [interactive.id]
     assert len(await queue.claim(5, batch=3)) == 3
 
 
@@ -99,11 +99,11 @@ async def test_account_runs_no_more_than_it_may_and_goes_on_as_they_end(
 async def test_what_runs_of_one_lane_counts_in_the_other(queue: RedisFunctions) -> None:
     await queue.submit("ann", running_max=1, lane="batch")
     [running] = await queue.claim(1)
-    person = await queue.submit("ann", running_max=1)
+    interactive = await queue.submit("ann", running_max=1)
     await queue.submit("ann", running_max=1, lane="batch")
     assert await queue.claim(5) == []
     await queue.settle(running, seq=1, stage="failed")
-    assert [one.id for one in await queue.claim(5)] == [person.id]
+    assert [one.id for one in await queue.claim(5)] == [interactive.id]
 
 
 async def test_batch_leaves_room_for_its_accounts_interactive_turns(queue: RedisFunctions) -> None:
@@ -111,10 +111,10 @@ async def test_batch_leaves_room_for_its_accounts_interactive_turns(queue: Redis
         await queue.submit("ann", running_max=4, lane="batch")
     batch = await queue.claim(9)
     assert [one.lane for one in batch] == ["batch"] * 3
-    persons = [await queue.submit("ann", running_max=4) for _ in range(2)]
-    assert [one.id for one in await queue.claim(9)] == [persons[0].id]
+    interactive_turns = [await queue.submit("ann", running_max=4) for _ in range(2)]
+    assert [one.id for one in await queue.claim(9)] == [interactive_turns[0].id]
     await queue.complete(batch[0])
-    assert [one.id for one in await queue.claim(9)] == [persons[1].id]
+    assert [one.id for one in await queue.claim(9)] == [interactive_turns[1].id]
     await queue.complete(batch[1])
     assert [one.lane for one in await queue.claim(9)] == ["batch"]
 

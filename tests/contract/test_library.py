@@ -27,8 +27,8 @@ async def own_queue(own_settings: RedisSettings) -> AsyncIterator[RedisFunctions
 
 @pytest.fixture
 async def proxy(own_server: Server) -> AsyncIterator[Proxy]:
-    async with Proxy(own_server.socket) as door:
-        yield door
+    async with Proxy(own_server.socket) as fault_proxy:
+        yield fault_proxy
 
 
 @pytest.fixture

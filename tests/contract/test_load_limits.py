@@ -110,8 +110,8 @@ async def test_time_is_estimated_by_the_turns_of_its_session(queue: RedisFunctio
     assert isinstance(taken, Accepted)
     assert taken.session_turns_before == 2
     ticket = await queue.submit("ann", first.session)
-    look = await queue.status(ticket)
-    assert (look.session_turns_before, look.running_max, look.lane_accounts) == (3, 1_000, 1)
+    status = await queue.status(ticket)
+    assert (status.session_turns_before, status.running_max, status.lane_accounts) == (3, 1_000, 1)
     # An interrupt waits for none of them.
     assert isinstance(await wish(0, "interrupt"), Accepted)
 

@@ -13,7 +13,7 @@ _NEEDS: Final = {"one": "p1", "two": "p2"}
 _HERE: Final = {"p2": _PLENTY}
 
 
-async def _rings(queue: RedisFunctions, resource: str, lane: Lane = "interactive") -> int:
+async def _wakeups(queue: RedisFunctions, resource: str, lane: Lane = "interactive") -> int:
     return int(await queue.redis.call("LLEN", keys.WAKEUP_FOR(queue.root, lane, resource)))
 
 
@@ -35,12 +35,12 @@ async def test_a_turn_for_another_worker_is_parked_without_an_attempt(
     record = (await queue.status(theirs)).record
     assert (record["stage"], record["attempt"]) == ("queued", "0")
     assert await _is_deferred(queue, theirs)
-    assert await _rings(queue, "p1") == 1
+    assert await _wakeups(queue, "p1") == 1
     assert await _lines(queue) == {("interactive", "p1")}
     assert await queue.claim(9, room=_HERE, needs=_NEEDS) == []
     [claimed] = await queue.claim(9, worker="worker-2", room={"p1": _PLENTY})
     assert (claimed.id, claimed.attempt) == (theirs.id, 1)
-    assert await _rings(queue, "p1") == 0
+    assert await _wakeups(queue, "p1") == 0
     assert await _lines(queue) == set()
     assert not await _is_deferred(queue, theirs)
     assert "parked" not in (await queue.status(theirs)).record
@@ -54,9 +54,9 @@ async def test_wakeup_of_a_parked_turn_reaches_a_worker_with_its_resource(
     ask = ClaimAsk(
         worker="worker-2", wire=1, count=1, batch=1, lease_ms=LONG_MS, keep=KEEP, claim=1
     )
-    bells = functions.keys_to_wait_on((queue.root,), {"p1": 1}, ask.wire, with_batch=True)
-    bell, _ = await queue.redis.call("BLPOP", *bells, 1)
-    assert bell.decode() == keys.WAKEUP_FOR(queue.root, "interactive", "p1")
+    wakeup_keys = functions.keys_to_wait_on((queue.root,), {"p1": 1}, ask.wire, with_batch=True)
+    wakeup_key, _ = await queue.redis.call("BLPOP", *wakeup_keys, 1)
+    assert wakeup_key.decode() == keys.WAKEUP_FOR(queue.root, "interactive", "p1")
     assert [one.id for one in await queue.claim(room={"p1": 1})] == [ticket.id]
 
 
@@ -64,7 +64,7 @@ async def test_turn_without_room_is_parked_and_wakes_no_worker(queue: RedisFunct
     ticket = await queue.submit(model="one")
     assert await queue.claim(9, room={"p1": 0}, needs=_NEEDS) == []
     assert await _is_deferred(queue, ticket)
-    assert await _rings(queue, "p1") == 0
+    assert await _wakeups(queue, "p1") == 0
 
 
 async def test_as_many_turns_are_claimed_as_have_room_the_oldest_first(
@@ -109,11 +109,11 @@ async def test_interactive_turns_go_before_batches_among_parked_turns(
     queue: RedisFunctions,
 ) -> None:
     batch = [await queue.submit(model="one", lane="batch") for _ in range(2)]
-    person = await queue.submit(model="one")
+    interactive = await queue.submit(model="one")
     await queue.claim(9, room={"p1": 0}, needs=_NEEDS)
     assert await _lines(queue) == {("interactive", "p1"), ("batch", "p1")}
     [first] = await queue.claim(9, room={"p1": 1}, needs=_NEEDS)
-    assert first.id == person.id
+    assert first.id == interactive.id
     assert await queue.claim(9, batch=0, room={"p1": 9}, needs=_NEEDS) == []
     taken = await queue.claim(9, room={"p1": 9}, needs=_NEEDS)
     assert [one.id for one in taken] == [ticket.id for ticket in batch]
@@ -158,7 +158,7 @@ async def test_turn_waits_for_an_open_circuit_while_its_provider_has_room(
     needs = {"one": "p1|one"}
     assert await queue.claim(9, room={"p1": 9, "p1|one": 0}, needs=needs) == []
     assert await queue.claim(9, room={"p1": 9, "p1|one": 0}, needs=needs) == []
-    assert await _rings(queue, "p1|one") == 0
+    assert await _wakeups(queue, "p1|one") == 0
     [claimed] = await queue.claim(9, room={"p1": 9})
     assert claimed.id == ticket.id
 
@@ -167,7 +167,7 @@ async def test_released_turn_wakes_a_worker_with_its_resource(queue: RedisFuncti
     await queue.submit()
     claimed = await queue.claim_one()
     await queue.release(claimed, delay_ms=LONG_MS, parked="p1", is_elsewhere=True)
-    assert await _rings(queue, "p1") == 1
+    assert await _wakeups(queue, "p1") == 1
 
 
 async def test_parked_turn_of_an_open_circuit_stays_parked_when_it_is_due(
@@ -264,14 +264,14 @@ async def test_newer_wire_has_a_wakeup_that_older_workers_do_not_wait_on(
 ) -> None:
     newer = await queue.submit(wire=WIRE + 1)
     assert await queue.redis.call("LLEN", keys.WAKEUP(queue.root, "interactive")) == 0
-    bell = f"wire|{WIRE + 1}"
-    assert await _rings(queue, bell) == 1
+    wakeup_key = f"wire|{WIRE + 1}"
+    assert await _wakeups(queue, wakeup_key) == 1
     older = functions.keys_to_wait_on((queue.root,), (), WIRE, with_batch=True)
     assert older == [keys.WAKEUP(queue.root, lane) for lane in ("interactive", "batch")]
     known = functions.keys_to_wait_on((queue.root,), (), WIRE + 1, with_batch=False)
-    assert keys.WAKEUP_FOR(queue.root, "interactive", bell) in known
+    assert keys.WAKEUP_FOR(queue.root, "interactive", wakeup_key) in known
     assert [one.id for one in await queue.claim(9, wire=WIRE + 1)] == [newer.id]
-    assert await _rings(queue, bell) == 0
+    assert await _wakeups(queue, wakeup_key) == 0
 
 
 async def test_reap_returns_the_lanes_with_ready_turns(queue: RedisFunctions) -> None:
@@ -314,5 +314,5 @@ async def test_end_wakes_a_worker_for_parked_turns_of_an_account_at_its_limit(
     for one in running:
         await queue.redis.call("DEL", keys.WAKEUP_FOR(queue.root, "interactive", "p1"))
         await queue.complete(one)
-        rings[one.account] = await _rings(queue, "p1")
+        rings[one.account] = await _wakeups(queue, "p1")
     assert rings == {"ann": 1, "bob": 0}

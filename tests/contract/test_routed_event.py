@@ -15,14 +15,14 @@ def _routing(chosen: str) -> Routing:
 
 async def _append(queue: RedisFunctions, claimed: Claimed, seq: int, *chosen: str) -> None:
     """Append a stage and choices of models, of which the last is stored."""
-    said: list[events.Event] = [events.StageChanged("generating")]
-    said += [events.Routed(_routing(each)) for each in chosen]
+    appended: list[events.Event] = [events.StageChanged("generating")]
+    appended += [events.Routed(_routing(each)) for each in chosen]
     ask = functions.AppendAsk(
         account=claimed.account,
         id=claimed.id,
         attempt=claimed.attempt,
         seq=seq,
-        events=[events.encode(each) for each in said],
+        events=[events.encode(each) for each in appended],
         stage="generating",
         routed=seq + len(chosen) if chosen else None,
     )

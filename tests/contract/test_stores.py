@@ -115,21 +115,21 @@ async def test_generation_is_read_from_queue_to_end(queue: RedisFunctions) -> No
     first = await queue.submit(content="Hello", hold=30, model="m1")
     second = await queue.submit("ann", first.session)
 
-    async def look(ticket: Ticket) -> Generation:
+    async def found(ticket: Ticket) -> Generation:
         found = await generations.find(queue.redis, queue.root, "ann", ticket.id)
         assert found is not None
         return found
 
-    queued = await look(second)
+    queued = await found(second)
     assert (queued.state, queued.stage, queued.ahead, queued.turn) == ("processing", "queued", 1, 2)
     claimed = await queue.claim_one()
     await queue.append(claimed, 1, "Hel", "lo")
-    running = await look(first)
+    running = await found(first)
     assert (running.stage, running.text, running.last_event) == ("generating", "Hello", "1-2")
     assert (running.ahead, running.hold, running.model) == (None, 30, "m1")
-    assert (await look(second)).ahead == 0
+    assert (await found(second)).ahead == 0
     await queue.settle(claimed, seq=3, cost=7, text="Hello")
-    ended = await look(first)
+    ended = await found(first)
     assert ended.is_final
     assert (ended.state, ended.text, ended.captured) == ("completed", "Hello", 7)
     assert ended.last_event == "1-3"
@@ -152,8 +152,10 @@ async def test_average_lengths_of_answers_reach_all_workers_of_a_model(
         worker_report = WorkerReport(
             id=worker, concurrency=1, running=0, models=models, wire=1, made_ms=made_ms
         )
-        told = await fleet.report(redis, redis_settings, worker_report, CallReport(lengths=lengths))
-        return told.lengths
+        report = await fleet.report(
+            redis, redis_settings, worker_report, CallReport(lengths=lengths)
+        )
+        return report.lengths
 
     assert await report("w1", 1) == {}
     assert await report("w1", 2, ("a", 2, 300), ("b", 1, 1_000)) == {"a": 150, "b": 1_000}
@@ -166,34 +168,34 @@ async def test_average_lengths_of_answers_reach_all_workers_of_a_model(
 
 
 async def test_position_of_a_turn_is_returned_as_it_is_and_as_it_was(queue: RedisFunctions) -> None:
-    async def look(ticket: Ticket) -> Generation:
+    async def found(ticket: Ticket) -> Generation:
         found = await generations.find(queue.redis, queue.root, "ann", ticket.id)
         assert found is not None
         return found
 
     tickets = [await queue.submit("ann", running_max=7) for _ in range(3)]
-    first, _, third = [(await look(ticket)) for ticket in tickets]
+    first, _, third = [(await found(ticket)) for ticket in tickets]
     assert first.position == QueuePosition(running_max=7)
     assert first.position_when_accepted is None
     assert third.position == third.position_when_accepted == QueuePosition(ahead=2, running_max=7)
     await queue.claim_one()
-    third = await look(tickets[2])
+    third = await found(tickets[2])
     assert third.position is not None
     assert third.position_when_accepted == QueuePosition(ahead=2, running_max=7)
     assert (third.position.ahead, third.position.running) == (1, 1)
     assert third.position.first_age_seconds is not None
-    assert (await look(tickets[0])).position is None
+    assert (await found(tickets[0])).position is None
 
 
 async def test_position_of_a_turn_includes_its_session(queue: RedisFunctions) -> None:
-    async def look(ticket: Ticket) -> Generation:
+    async def found(ticket: Ticket) -> Generation:
         found = await generations.find(queue.redis, queue.root, "ann", ticket.id)
         assert found is not None
         return found
 
     tickets = [await queue.submit("ann")]
     tickets += [await queue.submit("ann", tickets[0].session) for _ in range(2)]
-    last = await look(tickets[2])
+    last = await found(tickets[2])
     assert last.position is not None
     assert (
         last.position.is_behind_head,
@@ -209,7 +211,7 @@ async def test_position_of_a_turn_includes_its_session(queue: RedisFunctions) ->
         1,
     )
     assert accepted.first_age_ms >= 0
-    last = await look(tickets[2])
+    last = await found(tickets[2])
     assert last.position is not None
     assert last.position.first_age_seconds is not None
     assert last.position_when_accepted is not None
@@ -218,7 +220,7 @@ async def test_position_of_a_turn_includes_its_session(queue: RedisFunctions) ->
         last.position_when_accepted.session_turns_before,
     ) == (True, 1)
     await queue.complete(claimed, "one")
-    last = await look(tickets[2])
+    last = await found(tickets[2])
     assert last.position is not None
     assert (
         last.position.is_behind_head,
@@ -237,11 +239,11 @@ async def test_fleet_has_the_workers_that_reported_lately(
     worker_report = WorkerReport(id="w1", concurrency=4, running=1, models=("a", "b"), wire=1)
     other = msgspec.structs.replace(worker_report, id="w2", concurrency=8, models=("b", "c"))
     silent = msgspec.structs.replace(worker_report, id="w3", models=("d",))
-    heard = [
+    reports = [
         await fleet.report(redis, redis_settings, each) for each in (worker_report, silent, other)
     ]
-    assert [each.workers for each in heard] == [1, 2, 3]
-    assert [sorted(each.configured) for each in heard] == [
+    assert [each.workers for each in reports] == [1, 2, 3]
+    assert [sorted(each.configured) for each in reports] == [
         ["a", "b"],
         ["a", "b", "d"],
         ["a", "b", "c", "d"],
@@ -271,8 +273,8 @@ async def test_worker_is_new_once_it_was_removed(
     redis: Redis, redis_settings: RedisSettings
 ) -> None:
     worker_report = WorkerReport(id="w1", concurrency=4, running=0, models=(), wire=1)
-    heard = [await fleet.report(redis, redis_settings, worker_report) for _ in range(2)]
-    assert [each.is_new for each in heard] == [True, False]
+    reports = [await fleet.report(redis, redis_settings, worker_report) for _ in range(2)]
+    assert [each.is_new for each in reports] == [True, False]
     await redis.call("DEL", keys.REPORT_TIMES(keys.system_root(redis_settings)))
     assert (await fleet.report(redis, redis_settings, worker_report)).is_new
 

@@ -5,17 +5,17 @@ from tests.support.redis_functions import RedisFunctions
 
 async def test_turns_of_an_unacknowledged_claim_are_requeued(queue: RedisFunctions) -> None:
     tickets = [await queue.submit() for _ in range(3)]
-    heard, *unacknowledged = [(await queue.claim(number=number))[0] for number in (1, 2, 3)]
+    acknowledged, *unacknowledged = [(await queue.claim(number=number))[0] for number in (1, 2, 3)]
     other = await queue.submit()
     theirs = (await queue.claim(worker="worker-2", number=2))[0]
     again = await queue.claim(9, number=4, unacknowledged=[2, 3])
     assert [(one.id, one.attempt) for one in again] == [(one.id, 2) for one in unacknowledged]
-    assert await queue.beat(heard, theirs, *again) == []
-    assert [theirs.id, *[one.id for one in (heard, *unacknowledged)]] == [
+    assert await queue.beat(acknowledged, theirs, *again) == []
+    assert [theirs.id, *[one.id for one in (acknowledged, *unacknowledged)]] == [
         other.id,
         *[ticket.id for ticket in tickets],
     ]
-    for one in (heard, theirs, *again):
+    for one in (acknowledged, theirs, *again):
         assert await queue.complete(one)
     assert await queue.claim(9, number=5, unacknowledged=[2, 3]) == []
 
