@@ -61,9 +61,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         combination = getattr(item, "callspec", None)
         parameters = combination.params if combination is not None else {}
-        is_first = (
-            parameters.get("_on", (_KINDS[0], 3)) == (_KINDS[0], 3)
-            and parameters.get("_own_kind", _KINDS[0]) == _KINDS[0]
+        # A test with a server of its own has the server's kind as a parameter.
+        is_first = parameters.get("_on", (_KINDS[0], 3)) == (_KINDS[0], 3) and not any(
+            value == kind for value in parameters.values() for kind in _KINDS[1:]
         )
         if is_first and item.path.relative_to(here).parts[0] in _QUICK_FOLDERS:
             item.add_marker("quick")
