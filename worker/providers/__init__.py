@@ -3,7 +3,7 @@
 contract            What every provider offers; the Protocols of a dialect and of its reader
 registry            Which provider speaks which dialect, and which models this worker can serve
 http_provider       HttpProvider: one streamed request to one upstream, of any dialect
-aiohttp_transport   The connections to an upstream: httpx's transport interface over aiohttp
+aiohttp_transport   The connections to an upstream, over aiohttp; classifies their failures
 sse                 Parses server-sent events, within bounds
 openai              Requests of chat completions: OpenAI and all compatible servers
 openai_answers      Reads the chunks of chat completions

@@ -1,7 +1,8 @@
 """The connections to an upstream: httpx's transport interface over aiohttp.
 
-Owns the connections, each used by one call at a time and then by the next, and the table from
-aiohttp's errors to httpx's. Refuses to queue: the worker bounds the number of concurrent calls.
+Owns the connections, each used by one call at a time and then by the next, and the one table from
+aiohttp's errors to failures. Refuses to queue: the worker bounds the number of concurrent calls.
+Of httpx it has the interface and the data types of requests and responses, not the errors.
 
 DESIGN. httpx's own transport spends 100 to 200 us of CPU on each chunk that arrives by itself, as
 tokens do; aiohttp, whose parser is in C, a third of that, and a third on a whole short answer.
@@ -18,23 +19,34 @@ import httpx
 from typing_extensions import override
 
 from shared.errors import ConfigurationError
+from worker.providers.refusals import Classification
 
 _IDLE_SECONDS: Final = 15.0
 _OUR_HEADERS: Final = frozenset({"accept", "accept-encoding", "user-agent", "content-type"})
 
+_SILENT: Final[Classification] = ("timeout", "PROVIDER_SILENT", "backoff")
+_CONNECT_FAILED: Final[Classification] = ("overloaded", "CONNECT_FAILED", "backoff")
+STREAM_CUT: Final[Classification] = ("provider_error", "STREAM_CUT", "backoff")
+
 # The first match counts: from the particular to the general.
-_ERROR_TYPES: Final[tuple[tuple[type[Exception], type[httpx.TransportError]], ...]] = (
-    (aiohttp.SocketTimeoutError, httpx.ReadTimeout),
-    (aiohttp.ServerTimeoutError, httpx.ConnectTimeout),
-    (aiohttp.ClientConnectorError, httpx.ConnectError),
-    (aiohttp.ClientPayloadError, httpx.ReadError),
-    (aiohttp.ClientOSError, httpx.ReadError),
+_BY_EXCEPTION: Final[tuple[tuple[type[Exception], Classification], ...]] = (
+    (aiohttp.SocketTimeoutError, _SILENT),
+    (aiohttp.ServerTimeoutError, ("timeout", "CONNECT_TIMEOUT", "backoff")),
+    (aiohttp.ClientConnectorError, _CONNECT_FAILED),
     # A host name that no resolver accepts counts as one that cannot be found.
-    (aiohttp.InvalidURL, httpx.ConnectError),
-    (UnicodeError, httpx.ConnectError),
-    (aiohttp.ClientError, httpx.RemoteProtocolError),
-    (TimeoutError, httpx.ReadTimeout),
+    (aiohttp.InvalidURL, _CONNECT_FAILED),
+    (UnicodeError, _CONNECT_FAILED),
+    (aiohttp.ClientError, STREAM_CUT),
+    (TimeoutError, _SILENT),
 )
+
+
+class TransportError(Exception):
+    """A connection failed; `classification` says how, `__cause__` is aiohttp's own error."""
+
+    def __init__(self, classification: Classification, text: str) -> None:
+        super().__init__(text)
+        self.classification = classification
 
 
 def check_base_url(base_url: str, setting: str) -> None:
@@ -59,13 +71,14 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         """Send a request on an idle connection, or on a new one.
 
         The upstream may close an idle connection at the moment in which it is reused: a request
-        that fails on a reused connection before its response has begun is sent once more.
+        that is cut off on a reused connection before its response has begun is sent once more.
+        Raises TransportError.
         """
         connection_use = SimpleNamespace(is_reused=False)
         try:
             response = await self._send(request, connection_use)
-        except (httpx.ReadError, httpx.RemoteProtocolError):
-            if not connection_use.is_reused:
+        except TransportError as error:
+            if error.classification != STREAM_CUT or not connection_use.is_reused:
                 raise
             response = await self._send(request, connection_use)
         return httpx.Response(
@@ -143,7 +156,7 @@ def _translated_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for aiohttp_error, httpx_error in _ERROR_TYPES:
-            if isinstance(error, aiohttp_error):
-                raise httpx_error(str(error)) from error
+        for kind, classification in _BY_EXCEPTION:
+            if isinstance(error, kind):
+                raise TransportError(classification, str(error)) from error
         raise

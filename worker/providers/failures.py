@@ -1,7 +1,8 @@
 """Translates every failure of an upstream call into a `ProviderError`, for all dialects.
 
-Owns the table from exceptions to failures, and the failure of a refusal as `refusals` classifies
-it. The upstream's own error text is never passed on: it may contain keys, names and addresses.
+Owns the table from an unusable answer to its failure. `refusals` classifies a refusal, and
+`aiohttp_transport` the failure of a connection. The upstream's own error text is never passed on:
+it may contain keys, names and addresses.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import msgspec
 
 from shared.clock import Clock, SystemClock
 from shared.errors import Failure, ProviderError, Retry
+from worker.providers.aiohttp_transport import TransportError
 from worker.providers.finish_reasons import AnswerFailedError
 from worker.providers.rate_limit_headers import RateLimits, read_rate_limits
 from worker.providers.refusal_text import RefusalExplanation
@@ -31,10 +33,6 @@ _BY_EXCEPTION: Final[tuple[tuple[tuple[type[Exception], ...], Classification], .
     ((AnswerFailedError,), ("provider_error", "PROVIDER_FAILED", "backoff")),
     ((PageError,), ("provider_error", "NOT_AN_ANSWER", "never")),
     ((msgspec.MsgspecError, RecursionError), ("provider_error", "MALFORMED_STREAM", "backoff")),
-    ((httpx.ConnectTimeout,), ("timeout", "CONNECT_TIMEOUT", "backoff")),
-    ((httpx.TimeoutException,), ("timeout", "PROVIDER_SILENT", "backoff")),
-    ((httpx.ConnectError,), ("overloaded", "CONNECT_FAILED", "backoff")),
-    ((httpx.HTTPError,), ("provider_error", "STREAM_CUT", "backoff")),
 )
 _BY_CATEGORY: Final[dict[str, str]] = {
     "rate_limit": "The provider limits how often it may be asked.",
@@ -150,6 +148,8 @@ class FailureTranslator:
             yield
         except InBandError as explanation:
             raise self._in_band(RefusalExplanation.of(explanation.error)) from None
+        except TransportError as error:
+            raise self.error(error.classification) from error
         except Exception as error:
             for kinds, classification in _BY_EXCEPTION:
                 if isinstance(error, kinds):

@@ -15,7 +15,12 @@ import httpx
 from shared.clock import SystemClock
 from shared.errors import ProviderError
 from shared.settings import ModelSettings, ProviderSettings, Secret
-from worker.providers.aiohttp_transport import AiohttpTransport, check_base_url
+from worker.providers.aiohttp_transport import (
+    STREAM_CUT,
+    AiohttpTransport,
+    TransportError,
+    check_base_url,
+)
 from worker.providers.contract import ChatRequest, Dialect, KeepAlive, Part, Reader
 from worker.providers.failures import FailureTranslator
 from worker.providers.rate_limit_headers import RateLimits, may_run_out, read_rate_limits
@@ -104,7 +109,7 @@ class HttpProvider:
             yield from reader.read(data) or ()
         yield from reader.finish()
         if not reader.has_ended:
-            raise self._failures.error(("provider_error", "STREAM_CUT", "backoff"))
+            raise self._failures.error(STREAM_CUT)
 
     @asynccontextmanager
     async def _open(self, request: ChatRequest) -> AsyncIterator[httpx.AsyncByteStream]:
@@ -158,7 +163,7 @@ def _errors_ignored_after_end(reader: Reader) -> Iterator[None]:
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
     """Read to the end of the body after the last event, if it comes soon."""
-    with suppress(httpx.HTTPError, TimeoutError):
+    with suppress(TransportError, TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in chunks:
                 pass
@@ -167,7 +172,7 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
 async def _read_error_body(body: httpx.AsyncByteStream) -> bytes:
     """Return the beginning of an error's body, bounded in bytes and time."""
     head = b""
-    with suppress(httpx.HTTPError, TimeoutError):
+    with suppress(TransportError, TimeoutError):
         async with asyncio.timeout(_ERROR_SECONDS):
             async for chunk in body:
                 head += chunk

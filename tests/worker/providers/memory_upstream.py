@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import httpx
 from typing_extensions import override
 
+from worker.providers.aiohttp_transport import STREAM_CUT, TransportError
+
 
 class MemoryTransport(httpx.AsyncBaseTransport):
     """A transport of httpx; `reads` are what the next answer's body comes in."""
@@ -32,4 +34,4 @@ class _ReadStream(httpx.AsyncByteStream):
         for read in self._reads:
             yield read
         if self._is_cut:
-            raise httpx.RemoteProtocolError("the line was cut")
+            raise TransportError(STREAM_CUT, "the connection was cut")

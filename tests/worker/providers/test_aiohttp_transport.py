@@ -1,11 +1,19 @@
-"""The connections to an upstream: one for each concurrent call, reused later, never shared."""
+"""The connections to an upstream: reused, never shared; the classes of their failures."""
 
 import asyncio
+from types import SimpleNamespace
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
 
 from tests.support.waiting import until
 from tests.worker.providers.calls import Call, listen
 from tests.worker.providers.upstream import Line, Upstream, chunked, held, whole
-from worker.providers.aiohttp_transport import AiohttpTransport
+from worker.providers.aiohttp_transport import AiohttpTransport, TransportError
+
+_KEY = ConnectionKey("up", 443, True, True, None, None, None)
 
 
 async def _at_once(call: Call, count: int) -> None:
@@ -79,3 +87,42 @@ async def test_no_connection_is_left_open_behind(upstream: Upstream, call: Call)
     await call.provider.close()
     await until(lambda: upstream.closed == upstream.connections)
     assert _idle(call) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "repeats"),
+    [
+        (aiohttp.SocketTimeoutError(), "PROVIDER_SILENT", 0),
+        (aiohttp.ConnectionTimeoutError(), "CONNECT_TIMEOUT", 0),
+        (aiohttp.ServerTimeoutError(), "CONNECT_TIMEOUT", 0),
+        (aiohttp.ClientConnectorDNSError(_KEY, OSError()), "CONNECT_FAILED", 0),
+        (aiohttp.InvalidURL("http://"), "CONNECT_FAILED", 0),
+        (UnicodeError(), "CONNECT_FAILED", 0),
+        (TimeoutError(), "PROVIDER_SILENT", 0),
+        (aiohttp.ClientPayloadError(), "STREAM_CUT", 1),
+        (aiohttp.ClientOSError(), "STREAM_CUT", 1),
+        (aiohttp.ServerDisconnectedError(), "STREAM_CUT", 1),
+        (aiohttp.ClientError(), "STREAM_CUT", 1),
+    ],
+    ids=lambda field: type(field).__name__ if isinstance(field, Exception) else None,
+)
+@pytest.mark.parametrize("is_reused", [True, False])
+async def test_failed_connection_is_classified_and_only_a_cut_reused_one_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, repeats: int, *, is_reused: bool
+) -> None:
+    sent = 0
+    transport = AiohttpTransport()
+
+    async def fail(*_: object, trace_request_ctx: SimpleNamespace, **__: object) -> None:
+        nonlocal sent
+        sent += 1
+        trace_request_ctx.is_reused = is_reused
+        raise error
+
+    monkeypatch.setattr(transport._session(), "request", fail)
+    with pytest.raises(TransportError) as raised:
+        await transport.handle_async_request(httpx.Request("POST", "http://up/v1"))
+    await transport.aclose()
+    assert raised.value.classification[1] == code
+    assert raised.value.__cause__ is error
+    assert sent == 1 + (repeats if is_reused else 0)
