@@ -4,8 +4,8 @@ Owns the age of a value: none is used later than `trusted_seconds` after its loa
 nothing of what is loaded.
 
 DESIGN. Trusted for 3 s, a value is used as it is for 2 s. A request that finds it 2 to 3 s old
-uses it still, and starts a reload that runs beside the request: no request waits, and the reload's
-Redis X than 3 s, waits; all such requests wait for the same load.
+uses it still, and starts a reload in the background: nobody waits for Redis. Only a request that
+finds no value, or one older than 3 s, waits; all such requests wait for the same load.
 """
 
 import asyncio

@@ -119,9 +119,10 @@ def idempotency_arguments(
 
 
 class Receipt(NamedTuple):
-    """A message is accepted. `position` is None in the answer to a repeated request.
+    """A message is accepted.
 
-    So are `deadline_seconds`, the time left for an answer, and `outlook`, for the poll hint.
+    In the answer to a repeated request `position`, `deadline_seconds` (the time left for an answer)
+    and `outlook` (for the poll hint) are None.
     """
 
     generation: str

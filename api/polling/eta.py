@@ -5,9 +5,9 @@ after it, with few polls. Without measurements it assumes the catalogue's estima
 around it.
 
 DESIGN. The known durations make a plan: the whole seconds of an answer's life at which to poll it.
-The plan starts with one poll, just after the longest duration. Then the poll is added that lets all
-those answers together be found earliest, again and again, as long as it is worth a poll and no
-answer would be polled more often than the contract allows. E.g. durations of 2 s and 20 s give
+The plan starts with one poll, just after the longest duration. Then polls are added one by one,
+each where it saves those answers the most waiting in sum, as long as the saving is worth a poll and
+no answer would be polled more often than the contract allows. E.g. durations of 2 s and 20 s give
 polls at 3 s and 21 s. So similar durations need one or two polls just after them, distinct groups
 one poll each, and widely spread durations get polls spread as widely. If the allowed polls do not
 suffice for that, durations do not predict the end, and poll_plan.py plans instead: no poll comes

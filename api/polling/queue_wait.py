@@ -8,7 +8,7 @@ as a typical answer. E.g. 8 claims ahead on 4 slots, at 10 s an answer, are 2 ro
 holds only while others use the slots for no longer, so the time waited is the evidence: if the wait
 so far went as expected, the rest is believed; if nothing has moved, the rest is taken to be as long
 as the whole. No ETA is given once the wait is twice what it should be by now. A hint is never
-shorter than a share of the time waited, a smaller share the more has gone as expected. So polls
+shorter than a share of the time waited; the share shrinks while the wait goes as expected. So polls
 stay few whatever happens.
 """
 

@@ -8,8 +8,8 @@ DESIGN. redis-py spends 70 to 110 us of CPU on a command (a pool checkout, sever
 shared connection takes about a tenth of that. A cancelled caller keeps its place in the order of
 replies, marked as done, so that nobody receives another caller's reply. Any fault of the connection
 (closed, silent beyond the timeout, bytes that are not RESP, a server that became a replica) closes
-it and fails all pending calls; the next call opens a new one. A call takes at most the time to
-connect and the time to be answered once, even where it is sent twice.
+it and fails all pending calls; the next call opens a new one. A call that is repeated on a new
+connection still ends within `connect_seconds` plus one `timeout_seconds`.
 """
 
 import asyncio

@@ -5,10 +5,10 @@ way (a message was accepted; how a generation ended), since the WAIT delays what
 it.
 
 DESIGN. WAIT covers the writes of its own connection, so commands and WAIT use the same one. A
-command that writes nothing, as a repetition does whose first call another connection made, would
-have nothing to wait for; so each WAIT is preceded by a write of our own, and then covers all that
-was written before. One WAIT runs at a time, for all calls that arrived during the previous one:
-however many there are, no call waits longer than two WAITs.
+repeated command may write nothing, because its first call, on another connection, has already
+written: WAIT would then return at once. So each WAIT is preceded by a write of our own, and covers
+all that was written before it. One WAIT runs at a time, for all calls that arrived during the
+previous one: however many there are, no call waits longer than two WAITs.
 
 A caller whose write no replica confirmed in time does not know whether one has it. It may repeat
 the call, as with all our functions, and waits again.

@@ -1,8 +1,8 @@
 """Workers' reports, and what the live workers can do together.
 
 A worker writes its report, timed by Redis' clock, and counts as alive for three seconds. A model
-counts as configured (a worker has its key) for a minute of other workers' reports, and for as long
-as nobody reports at all, so that a deploy makes no model disappear.
+counts as configured for a minute after the last report of a worker that has its key, and on and on
+while no worker reports at all, so that a deploy makes no model disappear.
 """
 
 from typing import Final, NamedTuple

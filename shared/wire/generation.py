@@ -13,10 +13,10 @@ class QueuePosition(msgspec.Struct, frozen=True, kw_only=True):
 
     `ahead` counts the account's own generations of the lane that wait before it, `running` those
     that run, `running_max` how many may (0: unknown). `lane_accounts` counts the accounts that
-    share the lane, itself included, in accounts of its weight: next to one of twice its weight it
-    is 3. `is_behind_head`: an earlier turn of its session is not finished, and
-    `session_turns_before` more wait between the two. The first of what comes before it began
-    `first_age_seconds` ago; None where that waits, too.
+    share the lane, itself included, weighted: for an account of weight 1 beside one of weight 2 it
+    is 3, as it gets a third of the claims. `is_behind_head`: an earlier turn of its session is not
+    finished, and `session_turns_before` more wait between the two. The first of what comes before
+    it began `first_age_seconds` ago; None where that waits, too.
     """
 
     ahead: int = 0

@@ -209,8 +209,8 @@ class Claims:
         """Block until a wakeup or for a second; return whether more may be ready.
 
         A wakeup wakes one worker for one generation. With one partition the same round trip claims
-        it. A process that is suspended meanwhile can be handed one generation at most, and only
-        before its own leases lapse: none of those that it loses then.
+        it. A process that is suspended meanwhile is handed one generation at most, which another
+        worker takes over once its lease lapses.
         """
         settings = self._settings.redis
         if settings.partitions == 1 and self.is_damaged(0):

@@ -43,7 +43,7 @@ class Slots:
 
     @property
     def suspects_max(self) -> int | None:
-        """How many suspects may run together, by the running ones; None if none runs."""
+        """How many suspects may run at once: the least that a running one allows; None without."""
         return min(self._suspect_companies.values(), default=None)
 
     def take(self, claimed: Claimed) -> StopSignal:

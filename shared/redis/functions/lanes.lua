@@ -1,4 +1,5 @@
--- Shared: lanes in virtual time, limits of what an account runs, and the wakeups of workers.
+-- Shared: lanes in virtual time, limits of what an account runs, and the wakeups of workers. The next account is
+-- chosen in claim.lua.
 --
 -- A lane is a sorted set of the accounts that have ready turns. An account's score is its virtual time; a claim takes
 -- from the account with the least, and adds the account's stride to it. The stride is STRIDE / weight, so an account of
