@@ -18,7 +18,9 @@ CANARY: Final = "canary"
 def _lines(process: Process) -> list[dict[str, Any]]:
     """Return a process' log lines about requests and generations."""
     own = ("front ready", "worker ready", "draining", "no pepper is set", "fewer connections")
-    return [line for line in process.lines() if not line["event"].startswith(own)]
+    # A worker's periodic work is due by the clock, perhaps just now.
+    chores = ("trimmed function libraries", "swept media", "counted what accounts store")
+    return [line for line in process.lines() if not line["event"].startswith((*own, *chores))]
 
 
 async def _talk(api: ApiClient, provider: ScriptedProvider) -> list[Json]:
@@ -98,9 +100,9 @@ async def test_no_line_holds_what_anybody_wrote_and_every_line_says_whose_it_is(
     cut = [line["path"] for line in _lines(front) if "\u202e" in line.get("path", "")]
     assert cut == ["/\u202e\x1b[2J" + "/a" * 96 + "/…"]
     for line in _lines(front):
-        assert line["request_id"], line
+        assert line.get("request_id"), line
     for line in _lines(worker):
-        assert line["request_id"], line
+        assert line.get("request_id"), line
         assert line["generation"], line
         assert line["attempt"], line
 

@@ -1,6 +1,7 @@
 """Upstreams that are slow but alive, and silent ones: silence and a late first token differ.
 
-The limits here are short: 0.6 s of silence, and 4 s until the first token.
+The limits here are short: 1.5 s of silence, and 4 s until the first token. Signs of life come each
+0.2 s for 2 s: a busy machine may stall in between.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ from tests.exchanges.exchange import (
 )
 
 _PAUSE_SECONDS: Final = 0.2
-_PROVIDER: Final[Mapping[str, Any]] = {"idle_seconds": 0.6}
+_PROVIDER: Final[Mapping[str, Any]] = {"idle_seconds": 1.5}
 _MODEL: Final[Mapping[str, Any]] = {"first_token_seconds": 4.0}
 _COMMENT: Final = b": keep-alive\n\n"
 _PING: Final = {"type": "ping"}
@@ -45,7 +46,7 @@ def _slow(
     return Exchange(name, reply, expected, dialect, provider=_PROVIDER, model=_MODEL)
 
 
-def _paced(*events: object, times: int = 8) -> tuple[object, ...]:
+def _paced(*events: object, times: int = 10) -> tuple[object, ...]:
     return tuple(each for _ in range(times) for event in events for each in (event, _PAUSE_SECONDS))
 
 
