@@ -54,7 +54,7 @@ def test_other_texts_are_no_cursor(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("2026-01-31", "2026-01-31T00:00:00Z"),
         ("2026-01-31T12:30:15Z", "2026-01-31T12:30:15Z"),
@@ -64,10 +64,10 @@ def test_other_texts_are_no_cursor(text: str) -> None:
         ("0001-01-01", "0001-01-01T00:00:00Z"),
     ],
 )
-def test_times_are_parsed_in_utc(text: str, told: str) -> None:
+def test_times_are_parsed_in_utc(text: str, expected: str) -> None:
     found = instant(text)
     assert found is not None
-    assert iso(found) == told
+    assert iso(found) == expected
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,9 @@ class Requests:
 
     def exhaust_reads(self) -> int:
         """Read until reads are refused."""
-        while not (told := self.read()):
+        while not (wait_seconds := self.read()):
             pass
-        return told
+        return wait_seconds
 
 
 def seconds(refusal: RefusedError) -> int:
@@ -204,9 +204,9 @@ def test_a_poll_before_its_hint_gets_the_exact_retry_after(hint: int, early: flo
     assert requests.exhaust_reads() == 60
     assert requests.poll(generation, hint) == 0
     requests.clock.now += min(early, hint - 0.2)
-    told = requests.poll(generation)
-    assert told == math.ceil(100.0 + hint - requests.clock.now)
-    requests.clock.now += told
+    wait_seconds = requests.poll(generation)
+    assert wait_seconds == math.ceil(100.0 + hint - requests.clock.now)
+    requests.clock.now += wait_seconds
     assert requests.poll(generation) == 0
 
 
@@ -255,9 +255,9 @@ def test_whoever_waits_as_long_as_told_is_served(
     requests = Requests(configured)
     for unfinished, pause in course:
         requests.limits.note_unfinished("ann", unfinished)
-        while not (told := getattr(requests, what)()):
+        while not (wait_seconds := getattr(requests, what)()):
             pass
-        requests.clock.now += told
+        requests.clock.now += wait_seconds
         assert getattr(requests, what)() == 0
         requests.clock.now += pause
 
@@ -287,9 +287,9 @@ def test_repeated_submissions_have_a_limit_of_their_own() -> None:
         requests.limits.begin_submission(requests.account, may_repeat=True).note_replayed()
     refusal = requests.limits.replays_refusal(requests.account)
     assert refusal is not None
-    told = seconds(refusal)
+    wait_seconds = seconds(refusal)
     assert not requests.submit()
-    requests.clock.now += told
+    requests.clock.now += wait_seconds
     assert requests.limits.replays_refusal(requests.account) is None
 
 

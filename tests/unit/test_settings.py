@@ -1,4 +1,4 @@
-"""Settings: a file, then the environment, and every fault told at once with its path."""
+"""Settings: a file, then the environment, and every fault reported at once with its path."""
 
 from collections.abc import Iterator
 from pathlib import Path
