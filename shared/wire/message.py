@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from shared.errors import Failure
 from shared.lifecycle import State
+from shared.wire.conversation import Message, Part
 from shared.wire.routing import Routing, StoredRouting
 
 MediaKind = Literal["image", "video", "audio"]
@@ -100,7 +101,9 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     `reasoning` is what the worker received of it; a generation that ends without a worker keeps
     only its text. `model` is stored where the caller named one; otherwise `routing` says which one
     answered, in its short form, or whole in records of older versions. `finish_reason` counts once
-    `status` is `completed`; the usual "stop" is not stored.
+    `status` is `completed`; the usual "stop" is not stored. `rounds` are the messages of finished
+    rounds before the answer (calls of tools and their results); `parts` are the answer's own, where
+    it has more than text: calls of the caller's tools, opaque parts.
     """
 
     status: State
@@ -115,6 +118,8 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     citations: tuple[Citation, ...] = ()
     enhancement: Enhancement | None = None
     finish_reason: FinishReason = "stop"
+    rounds: tuple[Message, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     @property
     def visible_finish_reason(self) -> FinishReason | None:

@@ -4,6 +4,17 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
+from shared.wire.conversation import (
+    AUTO_CHOICE,
+    DEFAULT_SAMPLING,
+    FREE_TEXT,
+    AnswerForm,
+    Message,
+    Sampling,
+    ToolChoice,
+    ToolDefinition,
+)
+
 AUTO: Final = "auto"
 # The newest form of a submission that this version can carry out; a worker leaves newer ones in the
 # queue.
@@ -11,6 +22,8 @@ WIRE: Final = 3
 PLAIN_WIRE: Final = 1
 COMPANION_WIRE: Final = 2
 FEATURES_WIRE: Final = 3
+# A generation without a session, or with an explicit conversation, tools, sampling or a form.
+TURN_WIRE: Final = 4
 # A turn of a newer wire than this has a wakeup list of its own, named by this word and the wire, so
 # that workers which cannot read it are not woken. Workers of version 0.6 know only the lanes'
 # lists, and wire 3.
@@ -41,7 +54,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `model` is a catalogue identifier or `auto`; `max_output_tokens` is what the hold pays for;
     `companion` is this turn's own, if it names one. `holds_history`: the hold covers the session's
-    history, which older API processes did not hold for.
+    history, which older API processes did not hold for. `conversation` is set for an explicit one,
+    which is sent as it stands, without a session; `tools` are the caller's own.
     """
 
     session: str
@@ -52,6 +66,11 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     companion: str | None = None
     features: Features = PLAIN
     holds_history: bool = False
+    conversation: tuple[Message, ...] | None = None
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: ToolChoice = AUTO_CHOICE
+    sampling: Sampling = DEFAULT_SAMPLING
+    form: AnswerForm = FREE_TEXT
 
 
 encode = msgspec.msgpack.Encoder().encode
