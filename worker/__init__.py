@@ -3,6 +3,8 @@
 __main__         Reads the environment and runs one worker
 pipeline         The list of a generation's steps, and the single catch-all
 run              Run, the state of one attempt; Dependencies, what all attempts share
+model_call       One model turn: a request in, parts out, with retries and failover
+receive_answer   Receives the parts of one upstream call, within its timeouts
 outcome          The closed set of outcomes of an attempt; StopSignal stops one from outside
 parking          The resource that a parked turn waits for
 writer           Appends an attempt's events and text to its stream, under the fencing token
@@ -19,5 +21,6 @@ fetching         Fetches the URLs of images, safely
 chores           Periodic work, once per slot in the whole fleet
 
 A worker never speaks HTTP to a caller and never decides what a caller may do. Imports point down
-one list of layers, which pyproject.toml holds: consumer, pipeline, steps, run, then the rest.
+one list of layers, which pyproject.toml holds: consumer, pipeline, steps, model_call, run, then the
+rest.
 """

@@ -1,7 +1,7 @@
 """One attempt at a generation: the list of its steps, and the single catch-all around them.
 
 read_submission -> load_history -> enhance -> choose_model -> fetch_images -> search_web ->
-generate, then `settle` with the outcome. The first step that returns an outcome ends the list. Any
+answer, then `settle` with the outcome. The first step that returns an outcome ends the list. Any
 exception ends this one generation and never the worker.
 """
 
@@ -15,11 +15,11 @@ from shared.redis.functions import Claimed
 from shared.telemetry import logs
 from worker.outcome import INTERNAL, Failed, Finished, Outcome, Retry, StopSignal
 from worker.run import Dependencies, Run
+from worker.steps.answer import answer
 from worker.steps.charge import encode_charge
 from worker.steps.choose_model import choose_model
 from worker.steps.enhance import enhance
 from worker.steps.fetch_images import fetch_images
-from worker.steps.generate import generate
 from worker.steps.load_history import load_history
 from worker.steps.read_submission import read_submission
 from worker.steps.search_web import search_web
@@ -35,7 +35,7 @@ STEPS: Final[tuple[Step, ...]] = (
     choose_model,
     fetch_images,
     search_web,
-    generate,
+    answer,
 )
 
 # After a step that found Redis unavailable. Another worker may reach Redis sooner than this one.

@@ -6,12 +6,12 @@ enhance           Has an unclear message reworded by a model, if that is allowed
 choose_model      Decides which model answers
 fetch_images      Fetches the images of the message
 search_web        Searches the web for a model that cannot
-generate          Calls the model and streams its answer, with retries and failover
+answer            Has the model answer, and streams its answer
 settle            Ends the generation with its outcome, or returns it to the queue
 
 Beside them, what the steps use:
 
-receive_answer    Receives the parts of one upstream call, within its timeouts
+build_request     Builds the request to a model: the conversation as far as it fits
 charge            Computes the charge for the answer, or for the part of it that was shown
 truncate_history  Cuts a conversation to a context window, whole turns at a time
 rewording         The prompt of a rewording, and the checks of its result

@@ -14,9 +14,9 @@ from shared.lifecycle import Stage
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire.message import Usage
+from worker.receive_answer import estimate_usage
 from worker.resilience.failure_causes import cause_of
 from worker.run import Run
-from worker.steps.receive_answer import estimate_usage
 from worker.steps.search_web import add_search_cost
 
 NOTHING_DUE: Final = Usage()

@@ -1,18 +1,19 @@
-"""Calls the model and streams its answer, with retries and failover.
+"""One model turn: a request in, its parts into `run.writer`, with retries and failover.
 
-Owns how much of the conversation is sent, the retries before the first token, and failover to the
-next model of the route. Once anything was shown to a caller, reasoning and tool calls included,
-nothing is retried. Only text and media count as an answer.
+Owns the retries before the first token, failover to the next model of the route, and what is sent
+again when a provider pauses or finds the conversation too long. Once anything was shown to a
+caller, reasoning and tool calls included, nothing is retried. Knows neither how a request is built
+nor what becomes of the calls of tools in an answer.
 """
 
 import random
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import msgspec
 
-from shared.errors import CRASHED, EXPIRED, CallBlockedError, ProviderError
-from shared.routing import price
-from shared.routing.choose import OUTPUT_TOKENS_MIN, after_failure
+from shared.errors import EXPIRED, CallBlockedError, ProviderError
+from shared.routing.choose import after_failure
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import event as events
@@ -21,11 +22,7 @@ from worker.outcome import Failed, Outcome, Retry
 from worker.parking import resource_of
 from worker.providers.contract import ChatRequest
 from worker.providers.failures import UpstreamRefusalError
-from worker.resilience import retry_policy
-from worker.resilience.failure_causes import cause_of
-from worker.run import Run
-from worker.steps.choose_model import tokens_of_prompt
-from worker.steps.receive_answer import (
+from worker.receive_answer import (
     NOTHING_USED,
     ReceivedAnswer,
     estimate_usage,
@@ -34,33 +31,37 @@ from worker.steps.receive_answer import (
     sum_usage,
     unfinished_error,
 )
-from worker.steps.search_web import searches_max
-from worker.steps.truncate_history import tokens_of, truncate_history
+from worker.resilience import retry_policy
+from worker.resilience.failure_causes import cause_of
+from worker.run import Run
 
 # From this share of the context window on, an unexplained refusal is likely to mean "too long".
 _LONG_SHARE: Final = 0.25
 
-# Earlier attempts, whose workers died, have made all the calls.
-_CALLS_USED_UP: Final = msgspec.structs.replace(
-    CRASHED, message="The upstream calls that a message may make were used up as workers died."
-)
+
+class BuiltRequest(NamedTuple):
+    """A request with its estimated input tokens; `is_trimmable`: a shorter one could be built."""
+
+    request: ChatRequest
+    input_tokens: int
+    is_trimmable: bool = False
 
 
-async def generate(run: Run) -> Outcome | None:
-    """Stream the answer into `run.writer` and fill `run.usage`; None when the answer is complete.
+# Builds the request to a model: with as much input as fits, or with so many tokens at most.
+BuildRequest = Callable[[ModelSettings, int | None], BuiltRequest]
+
+
+async def call_model(run: Run, build_request: BuildRequest) -> Outcome | None:
+    """Stream an answer into `run.writer` and fill `run.usage`; None when it is complete.
 
     As long as nothing was shown, a model whose provider fails is called again if that helps, and
     then the next model of the route.
     """
-    run.calls = run.claimed.calls
-    if run.calls >= retry_policy.CALLS_PER_TURN_MAX:
-        return Failed(_CALLS_USED_UP)
-    run.writer.append_event(events.StageChanged("generating"), stage="generating")
     retry: Retry | None = None
     parked: tuple[str, ...] = ()
     while True:
         assert run.model is not None  # noqa: S101  `choose_model` went before
-        outcome = await _answer_with(run, run.model)
+        outcome = await _answer_with(run, run.model, build_request)
         if isinstance(outcome, Retry):
             parked += _resource_awaited(run.model, outcome)
             outcome = outcome._replace(parked=parked)
@@ -97,18 +98,20 @@ def _fail_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
     )
 
 
-async def _answer_with(run: Run, model: ModelSettings) -> Outcome | None:
+async def _answer_with(
+    run: Run, model: ModelSettings, build_request: BuildRequest
+) -> Outcome | None:
     """Have one model answer; return the outcome of its last failure, or None on success."""
-    input_tokens_max, is_trimmed = _input_tokens_max(run, model), False
+    built, is_trimmed = build_request(model, None), False
     tries, waited_seconds = 0, 0.0
     while run.seconds_left() > 0:
         calls_before = run.calls
         try:
-            return await _call_model(
-                run, model, input_tokens_max, is_retry=tries > 0 or run.claimed.calls > 0
-            )
+            await _call_until_ended(run, built, is_retry=tries > 0 or run.claimed.calls > 0)
         except ProviderError as error:
             failed = error
+        else:
+            return None
         tries += run.calls - calls_before
         is_accepted = failed.has_begun or cause_of(failed.failure).is_accepted
         if run.calls > calls_before and not is_accepted:
@@ -116,9 +119,10 @@ async def _answer_with(run: Run, model: ModelSettings) -> Outcome | None:
             run.calls -= 1
         state = run.retry_state(tries, waited_seconds)
         _log(failed, model, state.calls)
-        if _is_trimmable(run, failed) and retry_policy.may_call_again(state) and not is_trimmed:
+        is_too_long = built.is_trimmable and _is_too_long(run, failed)
+        if is_too_long and retry_policy.may_call_again(state) and not is_trimmed:
             # The catalogue's context window may be too large: send half of what was refused.
-            input_tokens_max, is_trimmed = run.input_tokens // 2, True
+            built, is_trimmed = build_request(model, built.input_tokens // 2), True
             continue
         what = _next_action(run, model, failed, state)
         if not isinstance(what, retry_policy.WaitHere):
@@ -156,9 +160,9 @@ def _log(error: ProviderError, model: ModelSettings, call: int) -> None:
     logs.logger().info(what, provider=model.provider, code=error.failure.code, call=call)
 
 
-def _is_trimmable(run: Run, error: ProviderError) -> bool:
+def _is_too_long(run: Run, error: ProviderError) -> bool:
     is_too_long = error.failure.code == "CONTEXT_TOO_LONG" or _may_be_too_long(run, error)
-    return is_too_long and bool(run.history) and not run.writer.has_shown()
+    return is_too_long and not run.writer.has_shown()
 
 
 def _may_be_too_long(run: Run, error: ProviderError) -> bool:
@@ -168,15 +172,13 @@ def _may_be_too_long(run: Run, error: ProviderError) -> bool:
     return isinstance(error, UpstreamRefusalError) and error.is_unexplained and is_long
 
 
-async def _call_model(
-    run: Run, model: ModelSettings, input_tokens_max: int, *, is_retry: bool
-) -> Outcome | None:
-    """Have a model answer with as much of the history as fits. Raises ProviderError.
+async def _call_until_ended(run: Run, built: BuiltRequest, *, is_retry: bool) -> None:
+    """Have a model answer. Raises ProviderError.
 
     This is one upstream call, and one more each time the upstream pauses.
     """
-    request = _request(run, model, input_tokens_max)
-    run.input_tokens = tokens_of(request.messages)
+    request, model = built.request, built.request.model
+    run.input_tokens = built.input_tokens
     run.usage, run.has_no_answer = None, False
     if run.searched_by != "service":
         # Citations and searches of an earlier, failed call do not belong to this answer.
@@ -194,7 +196,7 @@ async def _call_model(
     run.finish_reason = received.reason or "stop"
     has_called = received.reason == "tool_calls" and run.writer.has_called()
     if run.writer.text() or run.media or has_called:
-        return None
+        return
     run.has_no_answer = True
     raise no_answer_error(model, received.reason)
 
@@ -223,36 +225,3 @@ async def _call_once(
         run.usage = used if before is NOTHING_USED else sum_usage(model, before, used)
         run.searches += searches if request.so_far else 0
     return received
-
-
-def _input_tokens_max(run: Run, model: ModelSettings) -> int:
-    """Return how many input tokens may be sent: the window less the room for the answer."""
-    if not run.submission.holds_history:
-        return model.context_window - _answer_tokens(run, model, tokens_of_prompt(run, run.prompt))
-    return model.context_window - min(run.submission.max_output_tokens, model.max_output_tokens)
-
-
-def _answer_tokens(run: Run, model: ModelSettings, tokens: int) -> int:
-    """Return how many tokens of the window to reserve for the answer to `tokens` of input.
-
-    As many as the hold pays for: it may have been made for another model.
-    """
-    asked = min(run.submission.max_output_tokens, model.max_output_tokens)
-    paid = price.affordable_tokens(model, tokens, run.claimed.hold, searches_max(run, model))
-    return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked
-
-
-def _request(run: Run, model: ModelSettings, input_tokens_max: int) -> ChatRequest:
-    messages = truncate_history(
-        run.system_prompt, run.history, run.prompt, tokens_max=input_tokens_max, images=run.images
-    )
-    sent = tokens_of(messages)
-    held_for = sent if run.submission.holds_history else tokens_of_prompt(run, run.prompt)
-    max_tokens = max(1, min(_answer_tokens(run, model, held_for), model.context_window - sent))
-    return ChatRequest(
-        model=model,
-        messages=messages,
-        max_tokens=max_tokens,
-        deep_think=run.submission.features.deep_think,
-        web_search=run.searched_by == "model",
-    )

@@ -1,0 +1,52 @@
+"""Builds the request to a model: the conversation as far as it fits, and the longest answer.
+
+Owns how the context window is divided between the two. The longest answer is what the hold pays
+for.
+"""
+
+from shared.routing import price
+from shared.routing.choose import OUTPUT_TOKENS_MIN
+from shared.settings import ModelSettings
+from worker.model_call import BuiltRequest
+from worker.providers.contract import ChatRequest
+from worker.run import Run
+from worker.steps.choose_model import tokens_of_prompt
+from worker.steps.search_web import searches_max
+from worker.steps.truncate_history import tokens_of, truncate_history
+
+
+def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None) -> BuiltRequest:
+    """Return the request, with `tokens_max` tokens of input at most, or as many as fit."""
+    if tokens_max is None:
+        tokens_max = _input_tokens_max(run, model)
+    messages = truncate_history(
+        run.system_prompt, run.history, run.prompt, tokens_max=tokens_max, images=run.images
+    )
+    sent = tokens_of(messages)
+    held_for = sent if run.submission.holds_history else tokens_of_prompt(run, run.prompt)
+    max_tokens = max(1, min(_answer_tokens(run, model, held_for), model.context_window - sent))
+    request = ChatRequest(
+        model=model,
+        messages=messages,
+        max_tokens=max_tokens,
+        deep_think=run.submission.features.deep_think,
+        web_search=run.searched_by == "model",
+    )
+    return BuiltRequest(request, sent, is_trimmable=bool(run.history))
+
+
+def _input_tokens_max(run: Run, model: ModelSettings) -> int:
+    """Return how many input tokens may be sent: the window less the room for the answer."""
+    if not run.submission.holds_history:
+        return model.context_window - _answer_tokens(run, model, tokens_of_prompt(run, run.prompt))
+    return model.context_window - min(run.submission.max_output_tokens, model.max_output_tokens)
+
+
+def _answer_tokens(run: Run, model: ModelSettings, tokens: int) -> int:
+    """Return how many tokens of the window to reserve for the answer to `tokens` of input.
+
+    As many as the hold pays for: it may have been made for another model.
+    """
+    asked = min(run.submission.max_output_tokens, model.max_output_tokens)
+    paid = price.affordable_tokens(model, tokens, run.claimed.hold, searches_max(run, model))
+    return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked
