@@ -12,7 +12,8 @@ DESIGN. The source has a URL pattern for each of its providers, by which ours ar
 catalogue has one rate for a whole context window. So if the source's price rises above a prompt
 length, say 200,000 tokens, the window is cut to that length; if the price depends on the hour, the
 highest is taken; and if a model outputs text, images and audio, so is the highest of their prices.
-The price of a web search is compared for models with that capability, if the source has one.
+The price of a web search is compared for models with that capability, if the source has one. Of
+the prices of a cache's writes, that for five minutes is taken, which is all that requests ask for.
 """
 
 import argparse
@@ -66,6 +67,8 @@ class SourceRates(NamedTuple):
     output_rate: float
     context_window: int | None
     search_rate: float | None = None
+    cached_input_rate: float | None = None
+    cache_write_rate: float | None = None
 
 
 class Change(NamedTuple):
@@ -74,12 +77,13 @@ class Change(NamedTuple):
     position: int
     identifier: str
     name: str
-    before: float
+    before: float | None
     after: float
 
     def sentence(self) -> str:
         """Return the change as a line for a person."""
-        return f"{self.identifier}: {self.name} {self.before:g} -> {self.after:g}"
+        before = "none" if self.before is None else f"{self.before:g}"
+        return f"{self.identifier}: {self.name} {before} -> {self.after:g}"
 
 
 def look_up(
@@ -101,8 +105,12 @@ def look_up(
     outputs = _prices_under(prices, "output_mtok", *media)
     if not inputs or not outputs:
         return None
+    reads = _prices_under(prices, "cache_read_mtok")
+    writes = _prices_under(prices, "cache_write_mtok")
     price_steps = [
-        tier.start for price in (*inputs, *outputs) for tier in getattr(price, "tiers", ())
+        tier.start
+        for price in (*inputs, *outputs, *reads, *writes)
+        for tier in getattr(price, "tiers", ())
     ]
     windows = [window for window in (model.context_window, *price_steps) if window is not None]
     searches = _prices_under(prices, "web_searches_kcount") if "web_search" in capabilities else []
@@ -111,6 +119,8 @@ def look_up(
         _highest(outputs),
         min(windows, default=None),
         _highest(searches) if searches else None,
+        _highest(reads) if reads else None,
+        _highest(writes) if writes else None,
     )
 
 

@@ -44,6 +44,8 @@ Capability = Literal[
 ]
 
 _ENV_PREFIX = "POLLUX_"
+# What is kept for an hour, the longest that a vendor offers, costs twice the input rate.
+CACHE_WRITE_FACTOR_MAX = 2
 # Not settings: the file itself, and what the command line reads for a caller.
 _NOT_SETTINGS = {"POLLUX_CONFIG", "POLLUX_URL", "POLLUX_API_KEY"}
 
@@ -186,6 +188,8 @@ class ModelRequestSettings(Section, frozen=True, kw_only=True):
 class ModelSettings(ModelRequestSettings, frozen=True, kw_only=True):
     """A model that callers name by `identifier`. Rates are US dollars per million tokens.
 
+    `cached_input_rate` is for input tokens that the provider read from a cache, `cache_write_rate`
+    for those that it wrote to one; where they are not set, `input_rate` holds.
     `rates_date` is the day on which the rates were looked up, if known. `search_rate` is US dollars
     per 1,000 searches of a model that searches the web by itself.
 
@@ -204,6 +208,8 @@ class ModelSettings(ModelRequestSettings, frozen=True, kw_only=True):
     context_window: Annotated[int, Meta(ge=256)] = 8192
     max_output_tokens: Annotated[int, Meta(ge=1)] = 2048
     input_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    cached_input_rate: Annotated[float, Meta(ge=0, le=100_000)] | None = None
+    cache_write_rate: Annotated[float, Meta(ge=0, le=100_000)] | None = None
     output_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
     search_rate: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
     rates_date: date | None = None
@@ -445,6 +451,19 @@ def _check_entries(tree: settings_loader.Tree, providers: set[str], faults: list
             faults.append(f"models[{index}].max_output_tokens: must be below the context window")
         if "auto" in (model.identifier, *model.aliases):
             faults.append(f"models[{index}]: `auto` is reserved for Smart Select")
+        faults.extend(f"models[{index}].{fault}" for fault in _cache_rate_faults(model))
+
+
+def _cache_rate_faults(model: ModelSettings) -> list[str]:
+    """Return what is implausible in a model's rates for cached tokens, which only save money."""
+    faults = []
+    if (model.cached_input_rate or 0) > model.input_rate:
+        faults.append("cached_input_rate: must not exceed the input rate")
+    if (model.cache_write_rate or 0) > model.input_rate * CACHE_WRITE_FACTOR_MAX:
+        faults.append(
+            f"cache_write_rate: must be at most {CACHE_WRITE_FACTOR_MAX} times the input rate"
+        )
+    return faults
 
 
 def _check_model_references(

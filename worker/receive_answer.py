@@ -254,16 +254,18 @@ def sum_usage(model: ModelSettings, before: Usage, after: Usage) -> Usage:
         output_tokens=before.output_tokens + after.output_tokens,
         reasoning_tokens=before.reasoning_tokens + after.reasoning_tokens,
         cached_input_tokens=before.cached_input_tokens + after.cached_input_tokens,
+        cache_write_tokens=before.cache_write_tokens + after.cache_write_tokens,
     )
     is_estimated = before.estimated or after.estimated
     return msgspec.structs.replace(_usage(model, used), estimated=is_estimated)
 
 
 def _usage(model: ModelSettings, used: ReportedUsage) -> Usage:
-    return Usage(
+    counts = Usage(
         input_tokens=used.input_tokens,
         output_tokens=used.output_tokens,
         reasoning_tokens=used.reasoning_tokens,
         cached_input_tokens=used.cached_input_tokens,
-        cost=price.cost(model, used.input_tokens, used.output_tokens),
+        cache_write_tokens=used.cache_write_tokens,
     )
+    return msgspec.structs.replace(counts, cost=price.usage_cost(model, counts))

@@ -300,7 +300,7 @@ class Submissions:
         model, question = self._pricing_model(intent, fleet)
         search = estimate_search(model, question)
         tokens = question.input_tokens + search.input_tokens
-        hold = price.cost(model, tokens, model.max_output_tokens, search.searches)
+        hold = price.hold(model, tokens, model.max_output_tokens, search.searches)
         held = hold if intent.budget is None else min(hold, intent.budget)
         shortest = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
         return _Pricing(
@@ -310,7 +310,7 @@ class Submissions:
                 1, price.affordable_tokens(model, tokens, held, search.searches)
             ),
             hold=hold,
-            hold_min=price.cost(model, tokens, shortest, search.searches),
+            hold_min=price.hold(model, tokens, shortest, search.searches),
         )
 
     def _pricing_model(self, intent: Intent, fleet: Fleet) -> tuple[ModelSettings, RoutingQuery]:

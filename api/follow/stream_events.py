@@ -49,6 +49,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer consumed and cost."""
 
     input_tokens: fields.InputTokens
+    cached_input_tokens: fields.CachedInputTokens
+    cache_write_tokens: fields.CacheWriteTokens
     output_tokens: fields.OutputTokens
     reasoning_tokens: fields.ReasoningTokens
     credits: Annotated[float, Meta(description="The credits that were charged.")]
@@ -177,6 +179,8 @@ def usage(generation: Generation) -> Usage:
     used = (generation.assistant.usage if generation.assistant else None) or Used()
     return Usage(
         input_tokens=used.input_tokens,
+        cached_input_tokens=used.cached_input_tokens,
+        cache_write_tokens=used.cache_write_tokens,
         output_tokens=used.output_tokens,
         reasoning_tokens=used.reasoning_tokens,
         credits=generation.captured / MICROCREDITS_PER_CREDIT,

@@ -77,6 +77,9 @@ InputTokens = Annotated[int, Meta(description="Tokens that the model read.")]
 CachedInputTokens = Annotated[
     int, Meta(description="The part of `input_tokens` that the provider read from a cache.")
 ]
+CacheWriteTokens = Annotated[
+    int, Meta(description="The part of `input_tokens` that the provider wrote to a cache.")
+]
 OutputTokens = Annotated[int, Meta(description="Tokens of the answer, reasoning included.")]
 ReasoningTokens = Annotated[int, Meta(description="The part of `output_tokens` that it thought.")]
 

@@ -3,15 +3,18 @@
 Owns the arithmetic of rates (US dollars per million tokens, and per 1,000 searches) and the
 estimate of tokens. Prices are rounded up once, at the end; estimates err on the high side. Example:
 2,000 tokens in at $0.25 and 500 out at $2.00 cost $0.0015 = 150,000 microcredits = 0.15 credits.
+
+What a provider reads from a cache or writes to one has rates of its own. Before an answer nobody
+knows which tokens that will be: `hold` takes the highest rate that an input token may have.
 """
 
 import math
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from shared.settings import ModelSettings
-from shared.wire.message import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE
+from shared.wire.message import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE, Usage
 
 # A dollar per million tokens is a microdollar per token, and a microdollar is 100 microcredits.
 _MICROCREDITS_PER_MICRODOLLAR: Final = 100
@@ -36,6 +39,22 @@ class Searches(msgspec.Struct, frozen=True):
 NO_SEARCH: Final = Searches()
 
 
+class PricedTokens(NamedTuple):
+    """Tokens of an answer with one rate, in US dollars per million."""
+
+    item: Literal["input", "cached_input", "cache_write", "output"]
+    quantity: int
+    rate: float
+
+
+class ChargedTokens(NamedTuple):
+    """Tokens of an answer, and what was charged for them; `tokens` are all of them."""
+
+    item: Literal["input", "cached_input", "cache_write", "output", "reasoning", "tokens"]
+    quantity: int
+    microcredits: int
+
+
 def tokens_in(text: str) -> int:
     """Estimate a message's tokens, high: English has about 4 bytes a token, most else about 3."""
     return len(text.encode()) // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE
@@ -54,9 +73,73 @@ def history_max(model: ModelSettings, tokens: int, taken: int) -> int:
 def cost(
     model: ModelSettings, input_tokens: int, output_tokens: int, searches: Searches = NO_SEARCH
 ) -> int:
-    """Return the price in microcredits, rounded up."""
+    """Return the price in microcredits, rounded up; no token is cached."""
     microdollars = input_tokens * model.input_rate + output_tokens * model.output_rate
     return _rounded_up(microdollars + searches.microdollars)
+
+
+def priced_tokens(model: ModelSettings, usage: Usage) -> tuple[PricedTokens, ...]:
+    """Return an answer's tokens by their rate; each token counts once."""
+    cached, written = usage.cached_input_tokens, usage.cache_write_tokens
+    cached_rate, write_rate = model.cached_input_rate, model.cache_write_rate
+    return (
+        PricedTokens("input", usage.input_tokens - cached - written, model.input_rate),
+        PricedTokens(
+            "cached_input", cached, model.input_rate if cached_rate is None else cached_rate
+        ),
+        PricedTokens(
+            "cache_write", written, model.input_rate if write_rate is None else write_rate
+        ),
+        PricedTokens("output", usage.output_tokens, model.output_rate),
+    )
+
+
+def usage_cost(model: ModelSettings, usage: Usage, searches: Searches = NO_SEARCH) -> int:
+    """Return the price of what an answer used, in microcredits, rounded up."""
+    microdollars = sum(tokens.quantity * tokens.rate for tokens in priced_tokens(model, usage))
+    return _rounded_up(microdollars + searches.microdollars)
+
+
+def charged_tokens(
+    model: ModelSettings | None, usage: Usage, captured: int
+) -> tuple[ChargedTokens, ...]:
+    """Divide what was captured for tokens by what they cost; the parts add up to it.
+
+    If the model's rates are not those by which the answer was charged, nothing can be divided.
+    """
+    of_tokens = usage.cost - usage.search_cost
+    # Tokens and searches are rounded up together, so their parts may be one less than each alone.
+    if model is None or not 0 <= usage_cost(model, usage) - of_tokens <= 1:
+        return (ChargedTokens("tokens", usage.input_tokens + usage.output_tokens, captured),)
+    *inputs, output = priced_tokens(model, usage)
+    thought = min(usage.reasoning_tokens, output.quantity)
+    parts = [
+        *((each.item, each.quantity, each.rate) for each in inputs if each.quantity),
+        ("output", output.quantity - thought, output.rate),
+        *((("reasoning", thought, output.rate),) if thought else ()),
+    ]
+    whole = sum(count * rate for _, count, rate in parts)
+    lines, below, spent = [], 0.0, 0
+    for item, count, rate in parts:
+        below += count * rate
+        # Rounding the running sum, and not each part, makes the parts add up.
+        until = round(captured * below / whole) if whole else captured
+        lines.append(ChargedTokens(item, count, until - spent))
+        spent = until
+    return tuple(lines)
+
+
+def hold(
+    model: ModelSettings, input_tokens: int, output_tokens: int, searches: Searches = NO_SEARCH
+) -> int:
+    """Return the highest price in microcredits that so many tokens may have, rounded up."""
+    microdollars = input_tokens * _input_rate_max(model) + output_tokens * model.output_rate
+    return _rounded_up(microdollars + searches.microdollars)
+
+
+def _input_rate_max(model: ModelSettings) -> float:
+    """Return the highest rate of an input token: to write it to a cache may cost more."""
+    return max(model.input_rate, model.cache_write_rate or 0.0)
 
 
 def search_cost(searches: Searches) -> int:
@@ -71,8 +154,8 @@ def _rounded_up(microdollars: float) -> int:
 
 
 def input_price(model: ModelSettings) -> float:
-    """Return the price of an input token in microcredits, not rounded."""
-    return model.input_rate * _MICROCREDITS_PER_MICRODOLLAR
+    """Return the highest price of an input token in microcredits, not rounded."""
+    return _input_rate_max(model) * _MICROCREDITS_PER_MICRODOLLAR
 
 
 def tokens_of_answer(output_tokens: int) -> int:
@@ -84,14 +167,14 @@ def affordable_tokens(
     model: ModelSettings, input_tokens: int, budget: int, searches: Searches = NO_SEARCH
 ) -> int:
     """Return how many output tokens a budget in microcredits pays for, within the model's limit."""
-    if cost(model, input_tokens, 0, searches) > budget:
+    if hold(model, input_tokens, 0, searches) > budget:
         return 0
     if model.output_rate == 0:
         return model.max_output_tokens
-    spent = input_tokens * model.input_rate + searches.microdollars
+    spent = input_tokens * _input_rate_max(model) + searches.microdollars
     left = budget - spent * _MICROCREDITS_PER_MICRODOLLAR
     # Round to the nearest token; the price then decides whether that is one too many.
     tokens = int(left / (model.output_rate * _MICROCREDITS_PER_MICRODOLLAR) + 0.5)
     tokens = max(0, min(model.max_output_tokens, tokens))
-    is_paid = cost(model, input_tokens, tokens, searches) <= budget
+    is_paid = hold(model, input_tokens, tokens, searches) <= budget
     return tokens if is_paid else max(0, tokens - 1)

@@ -41,6 +41,8 @@ class UsageTotals(NamedTuple):
     output_tokens: int = 0
     reasoning_tokens: int = 0
     captured: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
 
     def plus(self, other: "UsageTotals") -> "UsageTotals":
         """Return the sum of both."""
@@ -56,7 +58,7 @@ class DailyUsage(NamedTuple):
     use: UsageTotals
 
 
-_METRICS: Final = ("generations", "input", "output", "reasoning", "credits")
+_METRICS: Final = ("generations", "input", "output", "reasoning", "credits", "cached", "written")
 decode = msgspec.msgpack.Decoder(Entry).decode
 
 

@@ -52,8 +52,8 @@ class ModelSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an answer used; `estimated` where the provider did not say. Costs in microcredits.
 
-    `search_cost` is the searches' part of `cost`; `cached_input_tokens` is the part of
-    `input_tokens` that the provider read from a cache.
+    `search_cost` is the searches' part of `cost`. Of `input_tokens`, the provider read
+    `cached_input_tokens` from a cache and wrote `cache_write_tokens` to one.
     """
 
     input_tokens: int = 0
@@ -64,6 +64,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     searches: int = 0
     search_cost: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 class Media(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ async def test_what_an_answer_consumed_is_counted(
     counts = {
         "input_tokens": 3,
         "cached_input_tokens": 2,
+        "cache_write_tokens": 0,
         "output_tokens": 5,
         "reasoning_tokens": 3,
     }

@@ -165,8 +165,10 @@ async def test_a_completed_generation_has_its_answer_model_and_price(api: ApiCli
     assert status["result"]["model"] == "auto"
     # Three words in, five out, at 100 and 200 microcredits each.
     assert status["credits_used"] == 0.0013
-    line = {"item": "tokens", "quantity": 8, "credits": 0.0013, "estimated": False}
-    assert status["credits_breakdown"] == [line]
+    assert status["credits_breakdown"] == [
+        {"item": "input", "quantity": 3, "credits": 0.0003, "estimated": False},
+        {"item": "output", "quantity": 5, "credits": 0.001, "estimated": False},
+    ]
     routing = status["routing"]
     assert routing.keys() == {"policy", "chosen", "category", "reason", "candidates"}
     assert routing["chosen"] == "alpha"
@@ -385,7 +387,8 @@ async def test_an_unknown_generation_is_not_found(api: ApiClient) -> None:
 async def test_what_the_provider_did_not_count_is_flagged_as_an_estimate(api: ApiClient) -> None:
     status = await api.submit_and_wait("hello [tokens=5 no-usage]")
     assert status["credits_used"] > 0
-    assert [line["estimated"] for line in status["credits_breakdown"]] == [True]
+    lines = [(line["item"], line["estimated"]) for line in status["credits_breakdown"]]
+    assert lines == [("input", True), ("output", True)]
 
 
 @pytest.mark.usefixtures("worker")

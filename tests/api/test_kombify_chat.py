@@ -48,8 +48,9 @@ async def test_the_answer_is_waited_for(api: ApiClient) -> None:
         "finish_reason": "stop",
         "model": "alpha",
     }
+    cached = {"cached_input_tokens", "cache_write_tokens"}
     counts = {"input_tokens", "output_tokens", "reasoning_tokens", "credits"}
-    assert said["usage"].keys() == counts | {"estimated"}
+    assert said["usage"].keys() == cached | counts | {"estimated"}
     assert said["usage"]["estimated"] is False
     assert said["usage"]["credits"] > 0
     assert said["routing"]["chosen"] == "alpha"

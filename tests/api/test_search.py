@@ -89,11 +89,11 @@ async def test_pages_are_cited_and_the_search_is_a_line_of_the_bill(searching: A
     assert status["state"] == "completed"
     assert status["result"]["citations"] == _CITED
     lines = _credits_of(status)
-    assert lines.keys() == {"tokens", "web_search"}
+    assert lines.keys() == {"input", "output", "web_search"}
     assert lines["web_search"] == (1, 250_000)
     plain = await searching.submit_and_wait("How many bears?")
     assert plain["result"]["citations"] == []
-    assert _credits_of(plain).keys() == {"tokens"}
+    assert _credits_of(plain).keys() == {"input", "output"}
 
 
 async def test_one_search_is_held_and_what_is_not_used_goes_back(

@@ -49,6 +49,8 @@ class _Prices:
     output_mtok: Any
     output_image_mtok: Any = None
     web_searches_kcount: Any = None
+    cache_read_mtok: Any = None
+    cache_write_mtok: Any = None
 
 
 @dataclass
@@ -136,6 +138,19 @@ def test_a_search_is_priced_only_for_models_with_the_capability() -> None:
     assert prices.look_up(sources, "https://a.example", "finder-1", _DAY) == SourceRates(
         1.0, 2.0, 9
     )
+
+
+def test_the_prices_of_caches_are_taken_and_a_step_in_them_cuts_the_window() -> None:
+    priced = _Prices(
+        *(Decimal(2), Decimal(9)),
+        cache_read_mtok=_price("0.2", "0.4", 500),
+        cache_write_mtok=Decimal("2.5"),
+    )
+    sources = [_Vendor("https", {"keeper-1": _Model(900, priced)})]
+    found = prices.look_up(sources, "https://a.example", "keeper-1", _DAY)
+    assert found == SourceRates(2.0, 9.0, 500, None, 0.2, 2.5)
+    change = prices.Change(0, "keeper", "cache_write_rate", None, 2.5)
+    assert change.sentence() == "keeper: cache_write_rate none -> 2.5"
 
 
 def test_an_unknown_or_unpriced_model_has_no_rates() -> None:

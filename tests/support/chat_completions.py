@@ -20,9 +20,11 @@ _encode = msgspec.json.encode
 class ScriptedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """How to answer one request. `text` of None repeats the last user message.
 
-    `reasoning` is sent before the text, as deltas named `reasoning_as`; its tokens are counted like
-    those of the text. `pages`, each a URL and a title, are cited after the text. The answer waits
-    until `gate` is set: before the first token, or after `gate_after` tokens.
+    `prompt_tokens` is what the prompt is counted as, in place of its words; `cached_tokens` and
+    `cache_write_tokens` are parts of it. `reasoning` is sent before the text, as deltas named
+    `reasoning_as`; its tokens are counted like those of the text. `pages`, each a URL and a title,
+    are cited after the text. The answer waits until `gate` is set: before the first token, or after
+    `gate_after` tokens.
     `raw` is sent unchanged in place of an answer, and the connection is closed.
     """
 
@@ -43,7 +45,9 @@ class ScriptedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     huge_bytes: int = 0
     is_malformed: bool = False
     has_usage: bool = True
+    prompt_tokens: int | None = None
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     has_done: bool = True
     finish_reason: str = "stop"
     raw: bytes | None = None
@@ -149,7 +153,7 @@ def _tokens(request: Request, answer: ScriptedAnswer) -> list[tuple[str, str]]:
 def _usage(
     request: Request, answer: ScriptedAnswer, tokens: list[tuple[str, str]]
 ) -> dict[str, object]:
-    prompt_tokens = sum(
+    prompt_tokens = answer.prompt_tokens or sum(
         len(_TOKEN.findall(str(message.get("content")))) for message in request.messages
     )
     reasoning_tokens = sum(name != "content" for name, _ in tokens)
@@ -160,8 +164,12 @@ def _usage(
     }
     if reasoning_tokens:
         usage["completion_tokens_details"] = {"reasoning_tokens": reasoning_tokens}
-    if answer.cached_tokens:
-        usage["prompt_tokens_details"] = {"cached_tokens": answer.cached_tokens}
+    details = {
+        "cached_tokens": answer.cached_tokens,
+        "cache_write_tokens": answer.cache_write_tokens,
+    }
+    if any(details.values()):
+        usage["prompt_tokens_details"] = {name: count for name, count in details.items() if count}
     return usage
 
 

@@ -95,6 +95,8 @@ def test_every_shipped_model_is_fully_described(shipped: Catalogue) -> None:
     for model in shipped.models:
         assert model.input_rate > 0, model.identifier
         assert model.output_rate >= model.input_rate, model.identifier
+        assert model.cached_input_rate is None or 0 < model.cached_input_rate < model.input_rate
+        assert model.cache_write_rate is None or model.cache_write_rate >= model.input_rate
         assert model.rates_date is not None
         assert model.rates_date >= date(2026, 11, 22)
         assert model.strengths.keys() == {"code", "math", "writing", "analysis", "general"}

@@ -174,13 +174,17 @@ def test_an_inconsistent_catalogue_is_a_fault(tmp_path: Path) -> None:
         CATALOGUE
         + model.format("tiny", "nobody", "")
         + model.format("auto", "local", "")
-        + model.format("wide", "local", "context_window = 300\nmax_output_tokens = 300"),
+        + model.format("wide", "local", "context_window = 300\nmax_output_tokens = 300")
+        + model.format("dear", "local", "input_rate = 1.0\ncached_input_rate = 1.1")
+        + model.format("odd", "local", "input_rate = 1.0\ncache_write_rate = 2.1"),
     )
     assert found == [
         "models: tiny is defined twice",
         "models[1].provider: no provider is named nobody",
         "models[2]: `auto` is reserved for Smart Select",
         "models[3].max_output_tokens: must be below the context window",
+        "models[4].cached_input_rate: must not exceed the input rate",
+        "models[5].cache_write_rate: must be at most 2 times the input rate",
     ]
 
 

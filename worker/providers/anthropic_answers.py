@@ -67,6 +67,13 @@ class _Details(msgspec.Struct):
     thinking_tokens: int | None = None
 
 
+class _Written(msgspec.Struct):
+    """Tokens written to the cache, by how long they are kept."""
+
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
 class _Searches(msgspec.Struct):
     web_search_requests: int | None = None
 
@@ -76,6 +83,7 @@ class _Usage(msgspec.Struct):
 
     input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
+    cache_creation: _Written | None = None
     cache_read_input_tokens: int | None = None
     output_tokens: int | None = None
     output_tokens_details: _Details | None = None
@@ -98,7 +106,6 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_INPUTS: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _TYPES: Final = frozenset(
     {
         *("message_start", "message_delta", "message_stop", "message", "ping", "error"),
@@ -357,16 +364,30 @@ def _used(usage: _Usage, begun_with: _Usage) -> Sequence[ReportedUsage]:
     Counts are for the whole answer so far. Some servers report the input only in the first event;
     the output count of that event is ignored.
     """
-    inputs = [
-        getattr(usage, name) if getattr(usage, name) is not None else getattr(begun_with, name)
-        for name in _INPUTS
-    ]
-    if inputs[0] is None or usage.output_tokens is None:
+    new, written, cached = (
+        now if now is not None else before
+        for now, before in zip(_inputs(usage), _inputs(begun_with), strict=True)
+    )
+    if new is None or usage.output_tokens is None:
         return ()
     details = usage.output_tokens_details
     thought = (details.thinking_tokens if details is not None else None) or 0
     tools = usage.server_tool_use or begun_with.server_tool_use
     searches = (tools.web_search_requests if tools is not None else None) or 0
-    asked = sum(count or 0 for count in inputs)
-    used = plausible_usage(asked, usage.output_tokens, thought, searches, cached=inputs[2] or 0)
+    written, cached = written or 0, cached or 0
+    asked = new + written + cached
+    used = plausible_usage(
+        asked, usage.output_tokens, thought, searches, cached=cached, written=written
+    )
     return (used,) if used is not None else ()
+
+
+def _inputs(usage: _Usage) -> tuple[int | None, int | None, int | None]:
+    """Return the input's tokens: neither cached before nor now, written to the cache, read from it.
+
+    Some servers report what was written only by how long it is kept.
+    """
+    written, split = usage.cache_creation_input_tokens, usage.cache_creation
+    if written is None and split is not None:
+        written = (split.ephemeral_5m_input_tokens or 0) + (split.ephemeral_1h_input_tokens or 0)
+    return usage.input_tokens, written, usage.cache_read_input_tokens

@@ -92,7 +92,8 @@ class Reasoning(msgspec.Struct, frozen=True):
 class ReportedUsage(msgspec.Struct, frozen=True):
     """The usage that the upstream reports; `searches` is 0 if it does not count them.
 
-    `cached_input_tokens` are the part of `input_tokens` that was read from a cache.
+    `cached_input_tokens` are the part of `input_tokens` that was read from a cache, and
+    `cache_write_tokens` the part that was written to one.
     """
 
     input_tokens: int
@@ -100,6 +101,7 @@ class ReportedUsage(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     searches: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 class GeneratedMedia(msgspec.Struct, frozen=True):
@@ -189,10 +191,21 @@ class Dialect(Protocol):
 
 
 def plausible_usage(
-    input_tokens: int, output_tokens: int, reasoning_tokens: int, searches: int = 0, cached: int = 0
+    input_tokens: int,
+    output_tokens: int,
+    reasoning_tokens: int,
+    searches: int = 0,
+    *,
+    cached: int = 0,
+    written: int = 0,
 ) -> ReportedUsage | None:
-    """Return the usage, or None if its counts are impossible; `cached` is a part of the input."""
+    """Return the usage, or None if its counts are impossible.
+
+    `cached` and `written` are parts of the input, read from a cache and written to one; those that
+    exceed it are ignored.
+    """
     counts = (input_tokens, output_tokens, reasoning_tokens, searches)
     is_plausible = min(counts) >= 0 and max(counts) <= TOKENS_MAX and searches <= SEARCHES_MAX
     cached = cached if 0 <= cached <= input_tokens else 0
-    return ReportedUsage(*counts, cached) if is_plausible else None
+    written = written if 0 <= written <= input_tokens - cached else 0
+    return ReportedUsage(*counts, cached, written) if is_plausible else None

@@ -94,13 +94,23 @@ class _Details(msgspec.Struct):
 
 
 class _Cache(msgspec.Struct):
+    """Parts of the prompt's tokens: read from a cache; written to one, under either name."""
+
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct):
+    """Tokens. Beside the details, DeepSeek, Moonshot and LiteLLM have fields of their own."""
+
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
     prompt_tokens_details: _Cache | None = None
     completion_tokens_details: _Details | None = None
 
@@ -122,6 +132,7 @@ class _Chunk(msgspec.Struct):
 
 
 _NO_FUNCTION: Final = _Function()
+_NO_CACHE: Final = _Cache()
 _decoder: Final = msgspec.json.Decoder(_Chunk)
 _decode = _decoder.decode
 _encode = msgspec.json.Encoder().encode
@@ -310,7 +321,8 @@ def _used(usage: _Usage) -> ReportedUsage | None:
     """Return the usage, if it is plausible.
 
     xAI counts reasoning beside the completion, all others within it: that shows in the total, or in
-    a completion with fewer tokens than the reasoning.
+    a completion with fewer tokens than the reasoning. The total also shows where a gateway counts
+    cached tokens beside the prompt, and not within it.
     """
     details = usage.completion_tokens_details
     thought = (details.reasoning_tokens if details is not None else None) or 0
@@ -319,9 +331,25 @@ def _used(usage: _Usage) -> ReportedUsage | None:
         return None
     if thought > answered or (thought and usage.total_tokens == asked + answered + thought):
         answered += thought
-    cache = usage.prompt_tokens_details
-    cached = (cache.cached_tokens if cache is not None else None) or 0
-    return plausible_usage(asked, answered, thought, cached=cached)
+    cached, written = _cache_tokens(usage)
+    in_cache = cached + written
+    if in_cache and usage.total_tokens == asked + in_cache + answered:
+        asked += in_cache
+    return plausible_usage(asked, answered, thought, cached=cached, written=written)
+
+
+def _cache_tokens(usage: _Usage) -> tuple[int, int]:
+    """Return the tokens read from a cache and those written to one; a server may say it twice."""
+    details = usage.prompt_tokens_details or _NO_CACHE
+    read = (
+        *(details.cached_tokens, usage.prompt_cache_hit_tokens),
+        *(usage.cached_tokens, usage.cache_read_input_tokens),
+    )
+    written = (
+        *(details.cache_write_tokens, details.cache_creation_tokens),
+        usage.cache_creation_input_tokens,
+    )
+    return max(count or 0 for count in read), max(count or 0 for count in written)
 
 
 def _text_in(item: Any) -> str:  # noqa: ANN401  an item of a list of content

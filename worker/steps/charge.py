@@ -77,13 +77,11 @@ def _plausible_usage(run: Run, model: ModelSettings) -> Usage:
     is_output_reported = reported.output_tokens > 0 or guess.output_tokens == 0
     if is_input_reported and is_output_reported:
         return reported
-    input_tokens = reported.input_tokens if is_input_reported else guess.input_tokens
-    output_tokens = reported.output_tokens if is_output_reported else guess.output_tokens
-    return msgspec.structs.replace(
+    counts = msgspec.structs.replace(
         reported,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
+        input_tokens=reported.input_tokens if is_input_reported else guess.input_tokens,
+        output_tokens=reported.output_tokens if is_output_reported else guess.output_tokens,
         reasoning_tokens=reported.reasoning_tokens or guess.reasoning_tokens,
-        cost=price.cost(model, input_tokens, output_tokens),
         estimated=True,
     )
+    return msgspec.structs.replace(counts, cost=price.usage_cost(model, counts))

@@ -84,5 +84,5 @@ def add_search_cost(run: Run, model: ModelSettings, usage: Usage) -> Usage:
         usage,
         searches=searches.count,
         search_cost=price.search_cost(searches),
-        cost=price.cost(model, usage.input_tokens, usage.output_tokens, searches),
+        cost=price.usage_cost(model, usage, searches),
     )

@@ -134,6 +134,8 @@ def _meter(run: Run, usage: Usage) -> functions.Meter | None:
         input=usage.input_tokens,
         output=usage.output_tokens,
         reasoning=usage.reasoning_tokens,
+        cached=usage.cached_input_tokens,
+        written=usage.cache_write_tokens,
     )
 
 

@@ -90,6 +90,8 @@ def _total(use: UsageTotals) -> wire.UsageTotal:
     return wire.UsageTotal(
         generations=use.generations,
         input_tokens=use.input_tokens,
+        cached_input_tokens=use.cached_input_tokens,
+        cache_write_tokens=use.cache_write_tokens,
         output_tokens=use.output_tokens,
         reasoning_tokens=use.reasoning_tokens,
         credits=use.captured / MICROCREDITS_PER_CREDIT,

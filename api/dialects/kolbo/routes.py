@@ -51,11 +51,15 @@ async def status(context: RequestContext) -> Response:
     tag = translate.etag(generation, state.url_signer)
     if _matches_etag(tag, context.fields.get(b"if-none-match")):
         return Response(None, status=304, headers={"etag": tag, "poll-interval-hint": str(hint)})
-    may_reword = state.settings.enhancement.model is not None
-    return Response(
-        translate.status(generation, hint, eta, state.url_signer.sign_media, may_reword=may_reword),
-        headers={"etag": tag},
+    reply = translate.status(
+        generation,
+        hint,
+        eta,
+        state.url_signer.sign_media,
+        catalogue=state.catalogue,
+        may_reword=state.settings.enhancement.model is not None,
     )
+    return Response(reply, headers={"etag": tag})
 
 
 async def _find_generation(context: RequestContext) -> Generation | None:

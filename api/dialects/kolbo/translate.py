@@ -62,6 +62,7 @@ def status(
     eta: Eta | None,
     sign: stream_events.Sign,
     *,
+    catalogue: Catalogue,
     may_reword: bool,
 ) -> wire.StatusReply:
     """Return a generation as this dialect shows it; `may_reword` if rewording is configured."""
@@ -82,7 +83,7 @@ def status(
         failure=stream_events.failure(failure) if failure is not None else None,
         enhancement=_enhancement(generation, may_reword=may_reword),
         credits_used=generation.captured / MICROCREDITS_PER_CREDIT,
-        credits_breakdown=_breakdown(generation),
+        credits_breakdown=_breakdown(generation, catalogue),
         usage=_usage(generation),
         routing=_routing(generation),
         metadata=(user.metadata if user is not None else None) or {},
@@ -138,6 +139,7 @@ def _usage(generation: Generation) -> wire.TokenCounts | None:
     return wire.TokenCounts(
         input_tokens=used.input_tokens,
         cached_input_tokens=used.cached_input_tokens,
+        cache_write_tokens=used.cache_write_tokens,
         output_tokens=used.output_tokens,
         reasoning_tokens=used.reasoning_tokens,
     )
@@ -158,15 +160,23 @@ def _routing(generation: Generation) -> wire.Routing | None:
     )
 
 
-def _breakdown(generation: Generation) -> list[wire.CreditLine]:
+def _breakdown(generation: Generation, catalogue: Catalogue) -> list[wire.CreditLine]:
     """Return the parts of the charge; they add up to it."""
     usage = generation.assistant.usage if generation.assistant is not None else None
     if usage is None or not generation.captured:
         return []
     of_searches = min(usage.search_cost, generation.captured)
-    tokens = usage.input_tokens + usage.output_tokens
-    of_tokens = (generation.captured - of_searches) / MICROCREDITS_PER_CREDIT
-    lines = [wire.CreditLine("tokens", tokens, of_tokens, usage.estimated)]
+    routing = stream_events.routing(generation)
+    named = (routing.chosen if routing is not None else None) or generation.model
+    of_tokens = price.charged_tokens(
+        catalogue.by_identifier.get(named), usage, generation.captured - of_searches
+    )
+    lines = [
+        wire.CreditLine(
+            each.item, each.quantity, each.microcredits / MICROCREDITS_PER_CREDIT, usage.estimated
+        )
+        for each in of_tokens
+    ]
     if usage.searches:
         searched = wire.CreditLine(
             "web_search", usage.searches, of_searches / MICROCREDITS_PER_CREDIT, estimated=False

@@ -104,7 +104,15 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 class CreditLine(msgspec.Struct, frozen=True):
     """A part of what an answer cost."""
 
-    item: Annotated[str, Meta(description="What was used: `tokens` or `web_search`.")]
+    item: Annotated[
+        str,
+        Meta(
+            description="What was used: tokens of the `input`, of the `cached_input` that the "
+            "provider read from a cache, of the `cache_write` that it wrote to one, of the "
+            "`output`, and of its `reasoning`; `tokens` where rates have changed since; "
+            "`web_search`."
+        ),
+    ]
     quantity: Annotated[int, Meta(description="How many of it.")]
     credits: Annotated[float, Meta(description="What they cost together.")]
     estimated: Annotated[
@@ -117,6 +125,7 @@ class TokenCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     input_tokens: fields.InputTokens
     cached_input_tokens: fields.CachedInputTokens
+    cache_write_tokens: fields.CacheWriteTokens
     output_tokens: fields.OutputTokens
     reasoning_tokens: fields.ReasoningTokens
 
@@ -315,6 +324,8 @@ class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):
 
     generations: Annotated[int, Meta(description="How many answers were made.")]
     input_tokens: fields.InputTokens
+    cached_input_tokens: fields.CachedInputTokens
+    cache_write_tokens: fields.CacheWriteTokens
     output_tokens: fields.OutputTokens
     reasoning_tokens: fields.ReasoningTokens
     credits: Annotated[float, Meta(description="The credits that were charged.")]

@@ -230,12 +230,14 @@ async def append(
 
 
 class Meter(msgspec.Struct, frozen=True, kw_only=True):
-    """The tokens that a generation used, and the model."""
+    """The tokens that a generation used, and the model; of the input, those cached and written."""
 
     model: str
     input: int
     output: int
     reasoning: int
+    cached: int = 0
+    written: int = 0
 
 
 class SettleAsk(Ask, frozen=True, kw_only=True):

@@ -44,7 +44,9 @@ local function count_usage(root, account, generation, ending, captured)
   redis.call('HINCRBY', name, prefix .. 'generations', '1')
   redis.call('HINCRBY', name, prefix .. 'input', int(meter.input))
   redis.call('HINCRBY', name, prefix .. 'output', int(meter.output))
-  if meter.reasoning > 0 then redis.call('HINCRBY', name, prefix .. 'reasoning', int(meter.reasoning)) end
+  for _, part in ipairs({'reasoning', 'cached', 'written'}) do
+    if (meter[part] or 0) > 0 then redis.call('HINCRBY', name, prefix .. part, int(meter[part])) end
+  end
   if captured > 0 then redis.call('HINCRBY', name, prefix .. 'credits', int(captured)) end
 end
 

@@ -190,8 +190,8 @@ class PlainReader:
 
     def _used(self, usage: dict[str, Any]) -> list[Part]:
         inputs = []
-        for name in ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"):
-            now, then = usage[name], self._begun_with.get(name)
+        for reading in (_new, _written, _read):
+            now, then = reading(usage), reading(self._begun_with)
             inputs.append(now if now is not None else then)
         asked = None if inputs[0] is None else sum(count or 0 for count in inputs)
         details = usage["output_tokens_details"] or {}
@@ -200,7 +200,20 @@ class PlainReader:
             tools = self._begun_with.get("server_tool_use") or {}
         searches = tools.get("web_search_requests")
         thought = details.get("thinking_tokens")
-        return used(asked, usage["output_tokens"], thought, searches, inputs[2])
+        return used(asked, usage["output_tokens"], thought, searches, inputs[2], inputs[1])
+
+
+def _new(usage: dict[str, Any]) -> int | None:
+    return usage.get("input_tokens")
+
+
+def _read(usage: dict[str, Any]) -> int | None:
+    return usage.get("cache_read_input_tokens")
+
+
+def _written(usage: dict[str, Any]) -> int | None:
+    total, split = usage.get("cache_creation_input_tokens"), usage.get("cache_creation")
+    return total if total is not None or split is None else sum(filter(None, split.values()))
 
 
 def _kind(event: dict[str, Any]) -> str:
@@ -225,6 +238,9 @@ _usage: Final = maybe(
     fields(
         input_tokens=_count,
         cache_creation_input_tokens=_count,
+        cache_creation=maybe(
+            fields(ephemeral_5m_input_tokens=_count, ephemeral_1h_input_tokens=_count)
+        ),
         cache_read_input_tokens=_count,
         output_tokens=_count,
         output_tokens_details=maybe(fields(thinking_tokens=_count)),

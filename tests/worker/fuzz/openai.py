@@ -53,6 +53,9 @@ _OURS: Final[dict[str, FinishReason]] = {
     "tool_calls": "tool_calls",
 }
 
+# What was read from a cache, beside OpenAI's own field.
+_READ: Final = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
+
 
 def answer(chance: random.Random) -> bytes:
     """Return the bytes of an answer of some server of this kind."""
@@ -74,6 +77,8 @@ def answer(chance: random.Random) -> bytes:
         said.append(chunk({"delta": {}, "finish_reason": chance.choice(_REASONS)}))
     if chance.random() < 0.5:
         tokens = {"prompt_tokens": chance.randrange(9), "completion_tokens": chance.randrange(9)}
+        if chance.random() < 0.3:
+            tokens |= {chance.choice((*_READ, "total_tokens")): chance.randrange(9)}
         said.append(chunk(usage=tokens))
     if chance.random() < 0.8:
         said.append(DONE)
@@ -155,8 +160,17 @@ class PlainReader:
         details = usage.get("completion_tokens_details") or {}
         asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
         cache = usage.get("prompt_tokens_details") or {}
-        thought, cached = details.get("reasoning_tokens"), cache.get("cached_tokens")
-        found = used(asked, answered, thought, cached=cached)
+        thought = details.get("reasoning_tokens")
+        cached = (cache.get("cached_tokens"), *(usage[name] for name in _READ))
+        written = (
+            *(cache.get("cache_write_tokens"), cache.get("cache_creation_tokens")),
+            usage["cache_creation_input_tokens"],
+        )
+        in_cache = [max(filter(None, counts), default=0) for counts in (cached, written)]
+        if asked is not None and answered is not None and any(in_cache):
+            beside = usage["total_tokens"] == asked + answered + sum(in_cache)
+            asked += sum(in_cache) if beside else 0
+        found = used(asked, answered, thought, None, *in_cache)
         self._counted = self._counted or (bool(found) and bool(answered))
         return found
 
@@ -233,7 +247,16 @@ _chunk: Final = fields(
         fields(
             prompt_tokens=maybe(one(int)),
             completion_tokens=maybe(one(int)),
-            prompt_tokens_details=maybe(fields(cached_tokens=maybe(one(int)))),
+            total_tokens=maybe(one(int)),
+            prompt_tokens_details=maybe(
+                fields(
+                    cached_tokens=maybe(one(int)),
+                    cache_write_tokens=maybe(one(int)),
+                    cache_creation_tokens=maybe(one(int)),
+                )
+            ),
+            cache_creation_input_tokens=maybe(one(int)),
+            **dict.fromkeys(_READ, maybe(one(int))),
             completion_tokens_details=maybe(fields(reasoning_tokens=maybe(one(int)))),
         )
     ),

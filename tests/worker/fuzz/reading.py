@@ -320,13 +320,15 @@ def used(
     reasoning: int | None,
     searches: int | None = None,
     cached: int | None = None,
+    written: int | None = None,
 ) -> list[Part]:
-    """Return the usage, if it is reported and plausible; cached tokens are input."""
+    """Return the usage, if it is reported and plausible; cached and written tokens are input."""
     if asked is None or answered is None:
         return []
     counts = (asked, answered, reasoning or 0, searches or 0)
     if counts[3] > SEARCHES_MAX:
         return []
     cached = cached if cached and 0 < cached <= asked else 0
+    written = written if written and 0 < written <= asked - cached else 0
     is_lawful = all(0 <= count <= TOKENS_MAX for count in counts)
-    return [ReportedUsage(*counts, cached)] if is_lawful else []
+    return [ReportedUsage(*counts, cached, written)] if is_lawful else []

@@ -128,7 +128,38 @@ _SEARCH: Final = (
                     "output_tokens_details": {"thinking_tokens": 4},
                 },
             ),
-            [ReportedUsage(235, 6, 4, cached_input_tokens=200)],
+            [ReportedUsage(235, 6, 4, cached_input_tokens=200, cache_write_tokens=30)],
+        ),
+        (
+            said(
+                "message_delta",
+                delta={},
+                usage={
+                    "input_tokens": 5,
+                    "cache_creation_input_tokens": 30,
+                    "cache_creation": {
+                        "ephemeral_5m_input_tokens": 10,
+                        "ephemeral_1h_input_tokens": 20,
+                    },
+                    "output_tokens": 6,
+                },
+            ),
+            [ReportedUsage(35, 6, cache_write_tokens=30)],
+        ),
+        (
+            said(
+                "message_delta",
+                delta={},
+                usage={
+                    "input_tokens": 5,
+                    "cache_creation": {
+                        "ephemeral_5m_input_tokens": 10,
+                        "ephemeral_1h_input_tokens": None,
+                    },
+                    "output_tokens": 6,
+                },
+            ),
+            [ReportedUsage(15, 6, cache_write_tokens=10)],
         ),
         (said("message_delta", delta={}, usage={"output_tokens": 6}), []),
         (said("message_delta", delta={}, usage={"input_tokens": 5}), []),

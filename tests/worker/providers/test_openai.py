@@ -1,7 +1,7 @@
 """What only chat completions have: their request, their chunks, their errors in many shapes."""
 
 import json
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -76,6 +76,33 @@ async def test_conversation_is_sent_in_order_and_verbatim(upstream: Upstream) ->
     assert sent["messages"] == [msgspec.to_builtins(message) for message in messages]
 
 
+# What servers report of their caches beside 50 tokens of a prompt and 6 of an answer: the fields,
+# then the whole input, what was read and what was written.
+CACHE_COUNTS: Final[list[tuple[dict[str, Any], int, int, int]]] = [
+    # OpenAI since GPT-5.6, and OpenRouter.
+    ({"prompt_tokens_details": {"cached_tokens": 20, "cache_write_tokens": 25}}, 50, 20, 25),
+    # DeepSeek, whose second field is the rest of the prompt.
+    ({"prompt_cache_hit_tokens": 20, "prompt_cache_miss_tokens": 30}, 50, 20, 0),
+    ({"prompt_cache_hit_tokens": 20, "prompt_tokens_details": {"cached_tokens": 20}}, 50, 20, 0),
+    # Moonshot.
+    ({"cached_tokens": 20}, 50, 20, 0),
+    # LiteLLM.
+    ({"cache_read_input_tokens": 20, "cache_creation_input_tokens": 25}, 50, 20, 25),
+    ({"prompt_tokens_details": {"cached_tokens": 0, "cache_creation_tokens": 25}}, 50, 0, 25),
+    # A gateway that counts cached tokens beside the prompt.
+    (
+        {"cache_read_input_tokens": 200, "cache_creation_input_tokens": 25, "total_tokens": 281},
+        275,
+        200,
+        25,
+    ),
+    # Impossible counts are ignored.
+    ({"cached_tokens": 51}, 50, 0, 0),
+    ({"cached_tokens": 40, "cache_creation_input_tokens": 11}, 50, 40, 0),
+    ({"cached_tokens": -1, "cache_creation_input_tokens": -1, "total_tokens": 54}, 50, 0, 0),
+]
+
+
 @pytest.mark.parametrize(
     ("data", "parts"),
     [
@@ -110,6 +137,13 @@ async def test_conversation_is_sent_in_order_and_verbatim(upstream: Upstream) ->
                 }
             ),
             [ReportedUsage(5, 6, 4, cached_input_tokens=1)],
+        ),
+        *(
+            (
+                _chunk(usage={"prompt_tokens": 50, "completion_tokens": 6, **fields}),
+                [ReportedUsage(asked, 6, cached_input_tokens=read, cache_write_tokens=written)],
+            )
+            for fields, asked, read, written in CACHE_COUNTS
         ),
         (
             _chunk(
