@@ -76,6 +76,10 @@ SUBMISSION: Final = Key(
     "submission:<account>:<id>", holds="what the caller asked for, msgpack", end="deleted"
 )
 TEXT: Final = Key("text:<account>:<id>", holds="the answer so far", end="deleted")
+# An older process that ends a generation leaves its rounds behind, which then expire.
+ROUNDS: Final = Key(
+    "rounds:<account>:<id>", holds="list: its finished rounds, JSON each", end="deleted"
+)
 EVENTS: Final = Key("events:<account>:<id>", holds="stream: its events by EPOCH-SEQ", end="ttl")
 IDEMPOTENCY: Final = Key(
     "idempotency:<account>:<hash>",

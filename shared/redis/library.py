@@ -26,7 +26,7 @@ from shared.errors import (
     WrongKey,
     WrongTypeError,
 )
-from shared.lifecycle import TRANSITIONS
+from shared.lifecycle import STORED_AS, TRANSITIONS, Stage
 from shared.redis import key_types, keys
 from shared.redis.client import Argument, Connection, Reply
 from shared.redis.outage import FunctionMissingError
@@ -61,6 +61,7 @@ SHARED: Final = (
     "lanes",
     "queue_entry",
     "leases",
+    "rounds",
     "session_queue",
     "dead_letters",
     "finish",
@@ -91,6 +92,9 @@ _ALLOWED_WHEN_FULL: Final = frozenset(
 _CHECKS_SHARED_KEYS: Final = frozenset(
     "cancel delete_session expire reap release restore retry_dead_letter".split()
 )
+
+# The stages that functions tell followers of, where no worker does.
+_ANNOUNCED_STAGES: Final[tuple[Stage, ...]] = ("queued", "retrying", "awaiting_approval")
 
 
 def sources() -> dict[str, str]:
@@ -127,6 +131,7 @@ def _constants() -> dict[str, object]:
     """Return what Lua knows by the name that Python has for it."""
     return {
         "TRANSITIONS": {stage: _set(following) for stage, following in TRANSITIONS.items()},
+        "STORED_AS": STORED_AS,
         "EXPIRED": msgspec.to_builtins(EXPIRED),
         "CRASHED": msgspec.to_builtins(CRASHED),
         "DAMAGED": msgspec.to_builtins(DAMAGED),
@@ -134,7 +139,9 @@ def _constants() -> dict[str, object]:
         "DEAD_CATEGORIES": _set(DEAD_CATEGORIES),
         "AUTO": AUTO,
         "RESET": events.encode(events.Reset(keep=0)),
-        "RETRYING": events.encode(events.StageChanged("retrying")),
+        "STAGE_EVENTS": {
+            stage: events.encode(events.StageChanged(stage)) for stage in _ANNOUNCED_STAGES
+        },
         "ALLOWED_WHEN_FULL": _set(_ALLOWED_WHEN_FULL),
         "COMPANION_WIRE": COMPANION_WIRE,
         "LANE_WAKEUP_WIRE": LANE_WAKEUP_WIRE,

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from shared.lifecycle import stage_in
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.wire import event as events
@@ -49,7 +50,7 @@ def _generation_from(generation: str, reply: functions.StatusReply) -> Generatio
         session=record["session"],
         turn=int(record["turn"]),
         lane="batch" if record["lane"] == "batch" else "interactive",
-        stage=record["stage"],  # type: ignore[arg-type]  # written by our own functions, from the same table
+        stage=stage_in(record),
         model=record["model"],
         attempt=int(record["attempt"]),
         accepted=int(record["accepted"]),
@@ -89,7 +90,7 @@ def _position(reply: functions.StatusReply) -> QueuePosition | None:
 
     Of the account's generations that were accepted earlier, those that run are not ahead any more.
     """
-    if reply.record["stage"] not in {"queued", "retrying"}:
+    if stage_in(reply.record) not in {"queued", "retrying"}:
         return None
     return QueuePosition(
         ahead=max(0, reply.rank - reply.running),

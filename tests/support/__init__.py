@@ -18,5 +18,6 @@ scripted_provider      An upstream of the OpenAI kind on a real socket that answ
 stored_conversation    Writes long conversations into Redis as `accept` and `settle` leave them
 stream_reader          Reads server-sent events by their specification
 system                 Runs fronts and workers inside the test's loop or as processes
+text_follower          The text of a follower who knows the events only
 waiting                Waits for a condition, with a time limit
 """

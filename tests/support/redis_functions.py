@@ -11,7 +11,7 @@ import msgspec
 
 from shared import ids
 from shared.errors import Failure
-from shared.lifecycle import Stage
+from shared.lifecycle import Stage, stage_in
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import (
@@ -44,6 +44,11 @@ class Ticket(NamedTuple):
     account: str
     session: str
     id: str
+
+
+def bill(claimed: Claimed, cost: int) -> str:
+    """Return what is due for an attempt, as an append carries it."""
+    return f"{claimed.attempt} {cost} 10 20 0 0 0 alpha"
 
 
 class RedisFunctions:
@@ -166,6 +171,49 @@ class RedisFunctions:
             progress=min(99, seq),
         )
         return await functions.append(self.redis, self.root, ask)
+
+    async def finish_round(
+        self,
+        claimed: Claimed,
+        seq: int,
+        text: str,
+        *,
+        shown: str | None = None,
+        entries: Sequence[str] = ("{}",),
+        cost: int = 0,
+    ) -> str:
+        """Append a text with rounds that have finished by then.
+
+        They have shown `shown` of the answer, or else what earlier ones have, and `text`.
+        """
+        kept = claimed.kept
+        before = kept.text_bytes if kept else 0, kept.text_points if kept else 0
+        own = text if shown is None else shown
+        if shown is not None:
+            before = 0, 0
+        delta = msgspec.json.encode({"type": "delta", "text": text}).decode()
+        ask = functions.AppendAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=seq,
+            events=[delta] if text else ['{"type":"tool_call"}'],
+            text=text or None,
+            stage="generating",
+            bill=bill(claimed, cost),
+            rounds=functions.FinishedRounds(
+                entries=entries,
+                text_bytes=before[0] + len(own.encode()),
+                text_points=before[1] + len(own),
+                bill=bill(claimed, cost),
+            ),
+        )
+        return await functions.append(self.redis, self.root, ask)
+
+    async def rounds(self, ticket: Ticket) -> list[str]:
+        """Return the log of a generation's finished rounds."""
+        where = keys.ROUNDS(self.root, ticket.account, ticket.id)
+        return [entry.decode() for entry in await self.redis.call("LRANGE", where, 0, -1)]
 
     async def settle(
         self,
@@ -295,6 +343,10 @@ class RedisFunctions:
     async def stage(self, ticket: Ticket) -> str:
         """Return a generation's stage."""
         return (await self.status(ticket)).record["stage"]
+
+    async def shown_stage(self, ticket: Ticket) -> Stage:
+        """Return a generation's stage as callers see it."""
+        return stage_in((await self.status(ticket)).record)
 
     async def delete_session(self, account: str, session: str) -> bool:
         """Delete a session."""

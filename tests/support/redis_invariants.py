@@ -132,7 +132,7 @@ def _ending_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
     is_spared = is_one and snapshot.is_unfinished(found_key.root, *found_key.parts)
     if found_key.key.end == "ttl" and not is_spared and snapshot.ttl_ms[found_key.name] == _NO_TTL:
         return [f"{found_key.name}: never expires, though its family does"]
-    if found_key.key in {keys.SUBMISSION, keys.TEXT} and not is_spared:
+    if found_key.key in {keys.SUBMISSION, keys.TEXT, keys.ROUNDS} and not is_spared:
         return [f"{found_key.name}: stayed though its generation has ended"]
     return []
 

@@ -48,6 +48,8 @@ def test_both_sides_name_the_same_arguments(name: str) -> None:
     used = set(re.findall(r"\bask\.([a-z_]+)", _COMMENT.sub("", text)))
     if "enter_queue(root, ask," in text:
         used |= set(re.findall(r"\bentry\.([a-z_]+)", _shared("queue_entry")))
+    if "append_produced(root, ask," in text:
+        used |= set(re.findall(r"\bask\.([a-z_]+)", _shared("rounds")))
     assert used == fields
 
 

@@ -43,6 +43,20 @@ class ClaimAsk(Ask, frozen=True, kw_only=True):
     suspects_max: int | None = None
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """What stands after the finished rounds of earlier attempts, from which an attempt starts.
+
+    The log (`keys.ROUNDS`) has `rounds` entries, and the text key the first `text_bytes` bytes of
+    the answer, `text_points` code points. `bill` is what is due for them, in the form of an
+    append's `bill`, of the attempt that finished the last one.
+    """
+
+    rounds: int
+    text_bytes: int
+    text_points: int
+    bill: str
+
+
 class Claimed(msgspec.Struct, frozen=True):
     """A claimed generation; `attempt` is its fencing token, `root` its partition's.
 
@@ -50,7 +64,8 @@ class Claimed(msgspec.Struct, frozen=True):
     calls of earlier attempts, at least one for each attempt whose worker died during a call.
     `suspects_max` is how many suspects may run in the worker beside it, 0 for one that killed no
     worker. `resource` is the one whose room it was given, if it needs any. `system_prompt` and
-    `companion` are the session's.
+    `companion` are the session's. `kept` is set where rounds have finished: the text is cut to
+    them, `calls` counts from the last of them, and their log is to be read.
     """
 
     root: str
@@ -71,6 +86,7 @@ class Claimed(msgspec.Struct, frozen=True):
     companion: str | None
     suspects_max: int = 0
     resource: str = ""
+    kept: Kept | None = None
 
 
 class ClaimReply(NamedTuple):
@@ -145,7 +161,7 @@ def _claim_reply(root: str, reply: list[Reply]) -> ClaimReply:
 
 def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
     account, id_, lane, attempt, turn, hold, deadline, accepted, retries, calls, *rest = entry
-    suspects_max, resource, submission, user, system, companion = rest
+    suspects_max, resource, submission, user, system, companion, *kept = rest
     return Claimed(
         root=root,
         account=text_of(account),
@@ -165,7 +181,13 @@ def _claimed(root: str, now_ms: int, entry: list[Reply]) -> Claimed:
         user_message=user or b"",
         system_prompt=system.decode() if system is not None else None,
         companion=companion.decode() if companion is not None else None,
+        kept=_kept(text_of(kept[0])) if kept else None,
     )
+
+
+def _kept(text: str) -> Kept:
+    rounds, text_bytes, text_points, bill = text.split(" ", 3)
+    return Kept(int(rounds), int(text_bytes), int(text_points), bill)
 
 
 class RenewLeasesAsk(Ask, frozen=True, kw_only=True):
@@ -198,11 +220,26 @@ async def renew_leases(redis: Connection, root: str, ask: RenewLeasesAsk) -> lis
     ]
 
 
+class FinishedRounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Rounds that have finished since the last append, and what stands after them.
+
+    `entries` are JSON texts for the log, opaque to Redis: a call of a model that ended with calls
+    of tools, or a result. Until here, this call's text included, finished rounds have shown
+    `text_bytes` bytes and `text_points` code points of text, for which `bill` is due.
+    """
+
+    entries: Sequence[str]
+    text_bytes: int
+    text_points: int
+    bill: str
+
+
 class AppendAsk(Ask, frozen=True, kw_only=True):
     """What an attempt produced: events from `seq` on, the text they add, stage, progress 0 to 99.
 
     `bill` is what would be charged if the attempt ended now (`worker/steps/charge.py`); `routed` is
-    the number of the event with the choice of a model.
+    the number of the event with the choice of a model. `rounds` need at least one event; a later
+    attempt starts from them, and `calls` counts from there.
     """
 
     account: str
@@ -215,6 +252,7 @@ class AppendAsk(Ask, frozen=True, kw_only=True):
     progress: int | None = None
     bill: str | None = None
     routed: int | None = None
+    rounds: FinishedRounds | None = None
 
 
 async def append(

@@ -8,7 +8,8 @@
 --          worker has), suspects_max (how many it may have; nil: any number)
 -- RETURNS  {now ms, 1 if more may be ready, {account, id, lane, attempt, turn, hold, deadline ms, accepted ms, retries,
 --          calls, company (0: no suspect), the resource whose room it uses ('' for none), submission, user message,
---          the session's system prompt, its companion}...}; lists, since a map of 16 names costs 4 % more a claim
+--          the session's system prompt, its companion; where rounds have finished, `kept` of the record}...}; lists,
+--          since a map of 16 names costs 4 % more a claim
 -- ATOMIC   because two workers must never get the same generation under the same token, and a generation that left the
 --          queue without a lease would belong to nobody.
 -- A claim is never retried: its reply may be lost after it took turns. The worker's next claim lists unacknowledged
@@ -19,10 +20,10 @@
 -- waits and looked_on is 15: four interactive turns follow (19), then a batch (0), then three interactive turns (3).
 -- Parked turns: a ready turn whose resources this worker lacks, or which have no room, is parked, and where another
 -- worker has the resource, that worker is woken. Parked turns whose resource has room are taken like those of the
--- lanes, in the same virtual time. Later attempts: an attempt after the first starts by dropping the text so far, with
--- a reset event for followers. The stream keeps the events of the last ATTEMPTS_STREAMED attempts, since any reset
--- makes all before it useless. Wakeups: where nothing is ready, the list of wakeups is deleted, so that no worker wakes
--- for nothing.
+-- lanes, in the same virtual time. Later attempts: an attempt after the first starts by dropping the text so far,
+-- except what finished rounds have shown (rounds.lua), with a reset event for followers. The stream keeps the events of
+-- the last ATTEMPTS_STREAMED attempts, since a reset makes all before it useless, except those of finished rounds.
+-- Wakeups: where nothing is ready, the list of wakeups is deleted, so that no worker wakes for nothing.
 
 local BATCH_EVERY, ATTEMPTS_STREAMED = 20, 64
 -- How many accounts of a lane, accounts of a queue of parked turns, and suspects one call tries.
@@ -44,6 +45,7 @@ local function lease_turn(root, account, id, record, suspects_max, resource, ask
   local message = redis.call('HGET', turns_chunk_key(root, account, record.session, record.turn), record.turn .. ':u')
   local session = redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')
   if not submission or not message then error('DAMAGED what was asked', 0) end
+  local kept = record.kept and rounds.load_start(root, account, id, record)
   unpark(root, account, id, record)
   redis.call('ZADD', leases_key(root), int(now + ask.lease_ms), member(account, id))
   local attempt = tonumber(record.attempt) + 1
@@ -54,7 +56,12 @@ local function lease_turn(root, account, id, record, suspects_max, resource, ask
   running[record.lane == 'batch' and 2 or 1] =
     redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. record.lane, '1')
   leave_full_lanes(root, account, running)
-  if is_retry then
+  if record.finer_stage then redis.call('HDEL', generation_key(root, account, id), 'finer_stage', 'suspended') end
+  if kept then
+    session[3] = record.kept
+    rounds.start(root, account, id, attempt, kept)
+    rounds.trim_events(root, account, id, attempt - ATTEMPTS_STREAMED, kept)
+  elseif is_retry then
     redis.call('DEL', text_key(root, account, id))
     append_event(root, account, id, attempt, 1, RESET)
     if attempt > ATTEMPTS_STREAMED then

@@ -77,6 +77,7 @@ function damage.find_fault(record)
   if not next_stages then return 'stage' end
   if not next(next_stages) then return nil end
   if record.lane ~= 'interactive' and record.lane ~= 'batch' then return 'lane' end
+  if record.kept and not rounds.parse(record.kept) then return 'kept' end
   if is_sound(record) then return nil end
   for _, field in ipairs(damage.TEXT_FIELDS) do
     if not record[field] or record[field] == '' then return field end
@@ -116,6 +117,7 @@ function damage.find_wrong_key(root, account, id, record)
     {'submission', 'GET', submission_key(root, account, id)},
     {'text', 'GET', text_key(root, account, id)},
     {'events', 'XRANGE', events_key(root, account, id), '-', '-'},
+    {'rounds', 'LLEN', rounds_key(root, account, id)},
     {'books', 'HGET', account_totals_key(root, account), 'balance'},
     {'ledger', 'XRANGE', ledger_key(root, account), '-', '-'},
     {'usage', 'HGET', usage_key(root, account, int(math.floor(now_ms() / MS_PER_DAY))), '-'},
@@ -172,6 +174,7 @@ function damage.diagnose(root, account, id, problem)
   if problem and string.find(damage.error_text(problem), 'ILLEGAL', 1, true) then return 'stage' end
   if is_final(record) then return nil end
   if redis.call('EXISTS', submission_key(root, account, id)) == 0 then return 'submission' end
+  if record.kept and not pcall(rounds.load_start, root, account, id, record) then return 'rounds' end
   local turns = turns_chunk_key(root, account, record.session, record.turn)
   if redis.call('HSTRLEN', turns, record.turn .. ':u') == 0 then return 'message' end
 end
@@ -252,13 +255,13 @@ function damage.end_damaged(root, account, id, record, session)
   local reply = redis.pcall('XADD', events, int(attempt + 1) .. '-1', 'e', event)
   if type(reply) == 'string' then redis.call('PUBLISH', events, reply .. ' ' .. event) end
   redis.call('PEXPIRE', events, damage.DAMAGED_KEPT_MS)
-  for _, name in ipairs({submission_key(root, account, id), text_key(root, account, id)}) do redis.call('DEL', name) end
+  redis.call('DEL', submission_key(root, account, id), text_key(root, account, id), rounds_key(root, account, id))
   if session and turn > 0 and redis.pcall('HEXISTS', session_key(root, account, session), 'head') == 1 then
     pcall(damage.write_answer, root, account, session, turn, now)
   end
   if next(record) then
-    redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'started',
-      unpack(damage.NUMBERS_IF_ANY))
+    redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'started', 'kept',
+      'finer_stage', 'suspended', unpack(damage.NUMBERS_IF_ANY))
     redis.call('HSET', key, 'stage', 'failed', 'finished', int(now), 'captured', 0, 'turn', int(turn), 'attempt',
       int(attempt), 'session', session or '-', 'lane', record.lane == 'batch' and 'batch' or 'interactive',
       'model', record.model or AUTO, 'accepted', damage.is_integer(record.accepted) and record.accepted or int(now),

@@ -68,6 +68,7 @@ local function finish_generation(root, account, id, generation, ending)
   local last = append_event(root, account, id, ending.epoch, ending.seq, ending.event)
   redis.call('PEXPIRE', events_key(root, account, id), int(ending.keep[2]))
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id))
+  rounds.delete(root, account, id, generation)
   redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'seq', 'progress', 'key', 'calls', 'claim', 'bill',
     'added', 'before', 'routed')
   if ending.stage ~= 'completed' or generation.history or generation.cancel or generation.waits then

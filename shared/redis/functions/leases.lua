@@ -58,7 +58,7 @@ local function retry_later(root, account, id, record, why)
   local key, seq = generation_key(root, account, id), tonumber(record.seq or 0) + 1
   redis.call('HDEL', key, 'worker')
   redis.call('HSET', key, 'stage', 'retrying', 'seq', int(seq))
-  append_event(root, account, id, record.attempt, seq, RETRYING)
+  append_event(root, account, id, record.attempt, seq, STAGE_EVENTS.retrying)
 end
 
 -- Defined in suspects.lua.

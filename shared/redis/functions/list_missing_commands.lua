@@ -5,13 +5,14 @@
 -- Redis checks permissions first, so commands for other types fail on a text key and change nothing.
 
 local COMMANDS_TRIED = {
-  {'append', ''}, {'exists'}, {'get'}, {'hdel', 'f'}, {'hexists', 'f'}, {'hget', 'f'}, {'hgetall'}, {'hstrlen', 'f'},
-  {'hincrby', 'f', 1}, {'hkeys'}, {'hlen'}, {'hmget', 'f'}, {'hset', 'f', 1}, {'hsetnx', 'f', 1}, {'incrby', 1},
-  {'lpush', 1}, {'lrange', 0, 0}, {'ltrim', 0, 0}, {'mget'}, {'pexpire', 1000}, {'pttl'}, {'rpop'}, {'sadd', 'm'},
-  {'smembers'}, {'srem', 'm'}, {'xadd', '*', 'f', 1}, {'xrange', '-', '+'}, {'xrevrange', '+', '-'},
-  {'xtrim', 'MAXLEN', 1}, {'zadd', 1, 'm'}, {'zcard'}, {'zcount', 0, 1}, {'zincrby', 1, 'm'}, {'zmscore', 'm'},
-  {'zpopmin'}, {'zrange', 0, 0}, {'zrank', 'm'}, {'zrem', 'm'}, {'zremrangebyrank', 0, 0}, {'zremrangebyscore', 0, 1},
-  {'zscore', 'm'}, {'unlink'}, {'del'},
+  {'append', ''}, {'exists'}, {'get'}, {'getrange', 0, 0}, {'hdel', 'f'}, {'hexists', 'f'}, {'hget', 'f'},
+  {'hgetall'}, {'hstrlen', 'f'}, {'hincrby', 'f', 1}, {'hkeys'}, {'hlen'}, {'hmget', 'f'}, {'hset', 'f', 1},
+  {'hsetnx', 'f', 1}, {'incrby', 1}, {'llen'}, {'lpush', 1}, {'lrange', 0, 0}, {'ltrim', 0, 0}, {'mget'},
+  {'pexpire', 1000}, {'pttl'}, {'rpop'}, {'rpush', 1}, {'sadd', 'm'}, {'smembers'}, {'srem', 'm'}, {'strlen'},
+  {'xadd', '*', 'f', 1}, {'xdel', '1-1'}, {'xrange', '-', '+'}, {'xrevrange', '+', '-'}, {'xtrim', 'MAXLEN', 1},
+  {'zadd', 1, 'm'}, {'zcard'}, {'zcount', 0, 1}, {'zincrby', 1, 'm'}, {'zmscore', 'm'}, {'zpopmin'}, {'zrange', 0, 0},
+  {'zrank', 'm'}, {'zrem', 'm'}, {'zremrangebyrank', 0, 0}, {'zremrangebyscore', 0, 1}, {'zscore', 'm'}, {'unlink'},
+  {'del'},
 }
 
 -- As Redis 7.0 and other versions word it.

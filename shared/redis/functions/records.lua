@@ -1,9 +1,9 @@
 -- Shared: reading a generation's record, and which stage may follow which.
 --
 -- Above the shared texts stand, rendered from Python by library.py: one <name>_key(root, ...) for each family of
--- keys.py that they use; TRANSITIONS of lifecycle.py; the failures EXPIRED, CRASHED, DAMAGED and CANCELLED;
--- DEAD_CATEGORIES (failures that leave a dead letter); AUTO (the model's name where the caller named none); the events
--- RESET (followers drop the text so far) and RETRYING; and the numbers that both languages use.
+-- keys.py that they use; TRANSITIONS and STORED_AS of lifecycle.py; the failures EXPIRED, CRASHED, DAMAGED and
+-- CANCELLED; DEAD_CATEGORIES (failures that leave a dead letter); AUTO (the model's name where the caller named none);
+-- the events RESET (followers drop the text so far) and STAGE_EVENTS; and the numbers that both languages use.
 --
 -- Every function gets a root (KEYS[1]) and one msgpack map, `ask`, and touches only keys below that root. Redis rolls
 -- nothing back, so a function checks everything before its first write; and it may be called again with the same `ask`

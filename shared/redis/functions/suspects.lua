@@ -107,7 +107,7 @@ local function record_crash(root, account, id, record, held, is_stormy)
   end
   -- A dying attempt cannot store how many calls it made. One in the stage `generating` had one call under way.
   local counts_as_call = falls <= SUSPECTS.CALLS_LOST_MAX or crashes > tonumber(record.crashes or 0)
-  local calls = tonumber(record.calls or 0) + (counts_as_call and record.stage == 'generating' and 1 or 0)
+  local calls = tonumber(record.calls or 0) + (counts_as_call and stages.of(record) == 'generating' and 1 or 0)
   redis.call('HSET', key, 'crashes', int(crashes), 'company', int(company), 'falls', int(falls), 'calls', int(calls))
   record.crashes = crashes
   return crashes
