@@ -14,10 +14,10 @@ wire                 Fields and links that the replies of every dialect share
 accept               A message becomes a queued generation, or a rejection that says when to retry
 polling              When to poll next, and the end of what is overdue at a poll
 follow               One generation's events, streamed to or awaited by any number of clients
-endpoints            One row of a route table, its walk through the guards, and its parameters
+endpoints            A dialect as an object, its rows, their way through the guards
 resources            What callers do to their sessions, messages and API keys, in any dialect
 openapi              The OpenAPI document, made from route tables and wire types
 keyless              Routes that need no API key: health, readiness, documents, signed media files
-dialects             Kolbo (/api/v1) and Kombify (/v1/ai): routes, wire, translate
+dialects             The public APIs, one folder each: routes, wire, translate
 admin                /admin/v1 on a port of its own: dead letters
 """

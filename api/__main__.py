@@ -19,7 +19,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.importer import import_from_string
 from uvicorn.supervisors import Multiprocess
 
-from api.app import build
+from api.app import DIALECTS, build
+from api.endpoints import dialect
 from api.server.connections import raise_open_files_limit
 from api.server.protocol import protocol
 from shared import garbage_collection
@@ -157,7 +158,7 @@ def _config(
         host=host,
         port=port,
         workers=arguments.workers,
-        http=protocol(api_settings, arguments.admin_port),
+        http=protocol(api_settings, arguments.admin_port, dialect.error_shapes(DIALECTS)),
         loop="uvloop",
         ws="none",
         lifespan="on",

@@ -7,24 +7,24 @@ Everything that a request may reach is made once by `wiring.connected_state`.
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
-from starlette.routing import Router
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import errors, wiring
-from api.admin import routes as admin
-from api.dialects.kolbo import routes as kolbo
-from api.dialects.kolbo.wire import ErrorReply
-from api.dialects.kombify import routes as kombify
-from api.dialects.kombify.wire import ErrorEnvelope
-from api.endpoints import endpoint
+from api.admin.dialect import OPERATORS
+from api.admin.routes import DOCUMENT
+from api.dialects.kolbo.dialect import KOLBO
+from api.dialects.kombify.dialect import KOMBIFY
+from api.endpoints import dialect, endpoint
+from api.endpoints.dialect import Dialect
+from api.errors import ErrorShapes
 from api.keyless import media, operations
 from api.openapi import generator
-from api.openapi.generator import Mount
 from api.server import cors, error_responses, responses
 from api.state import State
 from shared.clock import Clock
@@ -34,17 +34,7 @@ from shared.sighup import Sighup
 from shared.telemetry import logs
 from shared.telemetry.throttled_log import ThrottledLog
 
-# The published sample clients join a base URL that ends in /api to a poll_url that begins with it.
-DIALECTS: Final = {
-    "/api/v1": Mount("kolbo", kolbo.ABOUT, kolbo.ENDPOINTS, ErrorReply),
-    "/v1/ai": Mount("kombify", kombify.ABOUT, kombify.ENDPOINTS, ErrorEnvelope),
-}
-MOUNTS: Final = {prefix: dialect.endpoints for prefix, dialect in DIALECTS.items()}
-DOUBLED_MOUNTS: Final = {"/api/api/v1": kolbo.ENDPOINTS}
-
-# On a port of its own, for operators.
-OPERATORS: Final = {"/admin/v1": Mount("operators", admin.ABOUT, admin.ENDPOINTS, ErrorReply)}
-ADMIN_MOUNTS: Final = {"/admin/v1": admin.ENDPOINTS}
+DIALECTS: Final = (KOLBO, KOMBIFY)
 
 
 def build(
@@ -52,10 +42,13 @@ def build(
     environment: Mapping[str, str],
     clock: Clock,
     admin_port: int | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
 ) -> ASGIApp:
     """Return the ASGI application; a connection to `admin_port` reaches the operators' API only."""
-    document = generator.document(DIALECTS, version=version("pollux"))
-    about = operations.about(document["info"], tuple(DIALECTS))
+    dialect.check(dialects)
+    document = generator.document(dialects, version=version("pollux"))
+    prefixes = [each.prefixes[0] for each in dialects]
+    about = operations.about(document["info"], prefixes)
     keyless = (*media.ENDPOINTS, *operations.endpoints(document, about))
 
     @asynccontextmanager
@@ -70,31 +63,35 @@ def build(
         # uvicorn ends the process by raising the signal again, so no exit handler would run.
         await asyncio.to_thread(logs.flush)
 
-    rows = [
-        route
-        for prefix, endpoints in (MOUNTS | DOUBLED_MOUNTS).items()
-        for route in endpoint.routes(prefix, endpoints)
-    ]
     public = Router(
-        [*rows, *endpoint.routes("", keyless)],
+        [*_routes(dialects), *endpoint.keyless_routes(keyless)],
         redirect_slashes=False,
         default=_not_found,
         lifespan=lifespan,
     )
     application = public if admin_port is None else PortRouter(public, _operators(), admin_port)
-    return RequestMiddleware(application, answers_preflights=bool(settings.api.cors_origins))
+    return RequestMiddleware(
+        application,
+        dialect.error_shapes(dialects),
+        answers_preflights=bool(settings.api.cors_origins),
+    )
 
 
 def _operators() -> ASGIApp:
     """Return the operators' API."""
-    document = generator.document(OPERATORS, version=version("pollux"), about=admin.ABOUT)
-    rows = [
-        route
-        for prefix, endpoints in ADMIN_MOUNTS.items()
-        for route in endpoint.routes(prefix, endpoints)
-    ]
-    rows += endpoint.routes("", [operations.document_endpoint(admin.DOCUMENT, document)])
+    document = generator.document([OPERATORS], version=version("pollux"), about=OPERATORS.about)
+    rows = _routes([OPERATORS])
+    rows += endpoint.keyless_routes([operations.document_endpoint(DOCUMENT, document)])
     return Router(rows, redirect_slashes=False, default=_not_found)
+
+
+def _routes(dialects: Sequence[Dialect]) -> list[Route]:
+    return [
+        route
+        for each in dialects
+        for prefix in each.prefixes
+        for route in endpoint.routes(prefix, each.endpoints, each.bodies)
+    ]
 
 
 async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -125,8 +122,11 @@ class RequestMiddleware:
     also read the 404 of a path that does not exist.
     """
 
-    def __init__(self, app: ASGIApp, *, answers_preflights: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, error_shapes: ErrorShapes, *, answers_preflights: bool
+    ) -> None:
         self._app = app
+        self._error_shapes = error_shapes
         self._answers_preflights = answers_preflights
         self._log_throttle = ThrottledLog()
 
@@ -148,12 +148,40 @@ class RequestMiddleware:
                 await self._app(scope, receive, send)
         except PolluxError as error:
             _log_refusal(scope, error, self._log_throttle)
-            await _refuse_or_abort(scope, send, error)
+            await self._refuse_or_abort(scope, send, error)
         except Exception:
             logs.logger().exception("unexpected", method=scope["method"], path=scope["path"])
             if "is_answered" in scope:
                 raise
-            await _send_refusal(scope, send, PolluxError("a fault of the API server"))
+            await self._send_refusal(scope, send, PolluxError("a fault of the API server"))
+
+    async def _refuse_or_abort(self, scope: Scope, send: Send, error: PolluxError) -> None:
+        """Refuse a request; once a response has begun, leave it incomplete instead.
+
+        In the second case, raise the error, unless the log has all of it already.
+        """
+        if "is_answered" not in scope:
+            await self._send_refusal(scope, send, error)
+        elif not isinstance(error, WrongTypeError):
+            raise error
+
+    async def _send_refusal(self, scope: Scope, send: Send, error: PolluxError) -> None:
+        message = errors.public_message(error)
+        refusal = self._error_shapes.refusal(scope["path"], error, message, scope["request_id"])
+        headers = refusal.headers
+        if "allow" in scope:
+            headers["allow"] = scope["allow"]
+        if error.code in {Code.PAYLOAD_TOO_LARGE, Code.REQUEST_TIMEOUT}:
+            # The rest of the body will not be read.
+            headers["connection"] = "close"
+        await responses.reply(
+            scope,
+            send,
+            refusal.status,
+            refusal.content,
+            headers,
+            content_type=refusal.content_type,
+        )
 
 
 def _log_refusal(scope: Scope, error: PolluxError, throttled_log: ThrottledLog) -> None:
@@ -168,26 +196,3 @@ def _log_refusal(scope: Scope, error: PolluxError, throttled_log: ThrottledLog) 
             logs.logger().error("a key is of another type", fault=error.message, **request)
     else:
         logs.logger().exception("unexpected", **request)
-
-
-async def _refuse_or_abort(scope: Scope, send: Send, error: PolluxError) -> None:
-    """Refuse a request; once a response has begun, leave it incomplete instead.
-
-    In the second case, raise the error, unless the log has all of it already.
-    """
-    if "is_answered" not in scope:
-        await _send_refusal(scope, send, error)
-    elif not isinstance(error, WrongTypeError):
-        raise error
-
-
-async def _send_refusal(scope: Scope, send: Send, error: PolluxError) -> None:
-    status, headers, details = errors.describe(error)
-    if "allow" in scope:
-        headers["allow"] = scope["allow"]
-    if error.code in {Code.PAYLOAD_TOO_LARGE, Code.REQUEST_TIMEOUT}:
-        # The rest of the body will not be read.
-        headers["connection"] = "close"
-    message = errors.public_message(error)
-    content = errors.error_body(scope["path"], error.code, message, scope["request_id"], details)
-    await responses.reply(scope, send, status, content, headers)

@@ -1,16 +1,14 @@
 """From an error to a response: status, headers, and a body in the mount's own shape.
 
-Owns the tables from codes and failure categories to statuses. A dialect registers the shape of its
-error bodies under its path prefix; a path under no prefix gets the last shape.
+Owns the tables from codes and failure categories to statuses, from which a dialect may differ, and
+how the path of a request decides which shape its errors have.
 """
 
 import random
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from shared.clock import SystemClock, iso
 from shared.errors import (
     Category,
     Code,
@@ -72,48 +70,82 @@ FAILURE_STATUS: Final[dict[Category, int]] = {
     "internal": 500,
 }
 
-ErrorShape = Callable[[Code, str, str, dict[str, object]], object]
 # An error sentence may quote the request; a longer one is cut.
 _MESSAGE_CHARACTERS_MAX: Final = 500
-_encode = msgspec.json.Encoder().encode
-_CLOCK: Final = SystemClock()
 
 
-def kolbo_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
-    """Return the error body of the Kolbo dialect; `details` follow its fixed fields."""
-    fixed: dict[str, object] = {
-        "success": False,
-        "error": message,
-        "code": code.value,
-        "request_id": request_id,
-    }
-    return fixed | details | fixed
+class ErrorReport(NamedTuple):
+    """What the body of an error is made from; `details` are the further fields of its code."""
+
+    code: Code
+    message: str
+    request_id: str
+    details: dict[str, object]
 
 
-def kombify_shape(code: Code, message: str, request_id: str, details: dict[str, object]) -> object:
-    """Return the error body of the Kombify dialect."""
-    return {
-        "status": "error",
-        "code": code.value,
-        "message": message,
-        "error": {"code": code.value, "message": message, "details": details},
-        "meta": {"request_id": request_id, "timestamp": iso(_CLOCK.now_ms())},
-    }
+def _as_they_are(_code: Code, headers: dict[str, str]) -> dict[str, str]:
+    return headers
 
 
-# (prefix, shape): the first prefix that a path begins with decides; the last matches every path.
-ERROR_SHAPES: Final[tuple[tuple[str, ErrorShape], ...]] = (
-    ("/v1/ai/", kombify_shape),
-    ("", kolbo_shape),
-)
+@dataclass(frozen=True, kw_only=True)
+class ErrorShape:
+    """How a dialect answers an error.
+
+    `reply` is the type of a body, for the document, and `body` encodes one. `statuses` and
+    `failure_statuses` are those that differ from the tables here. `headers` gets the code and the
+    headers of an error, such as `retry-after`, and returns those to send.
+    """
+
+    reply: Any
+    body: Callable[[ErrorReport], bytes]
+    content_type: str = "application/json"
+    statuses: Mapping[Code, int] = field(default_factory=dict)
+    failure_statuses: Mapping[Category, int] = field(default_factory=dict)
+    headers: Callable[[Code, dict[str, str]], dict[str, str]] = _as_they_are
+
+    def status(self, code: Code) -> int:
+        """Return the status of an error code."""
+        return self.statuses.get(code) or STATUS[code]
+
+    def failure_status(self, category: Category) -> int:
+        """Return the status of a failed generation whose caller waited for it."""
+        return self.failure_statuses.get(category) or FAILURE_STATUS[category]
 
 
-def error_body(
-    path: str, code: Code, message: str, request_id: str, details: dict[str, object] | None = None
-) -> bytes:
-    """Return the JSON body of an error for a request to `path`."""
-    shape = next(shape for prefix, shape in ERROR_SHAPES if f"{path}/".startswith(prefix))
-    return _encode(shape(code, message, request_id, details or {}))
+class Refusal(NamedTuple):
+    """An error as it is sent."""
+
+    status: int
+    content_type: str
+    headers: dict[str, str]
+    content: bytes
+
+
+class ErrorShapes:
+    """The shapes of all mounts; a path below none of their prefixes has the default."""
+
+    def __init__(self, default: ErrorShape, by_prefix: Mapping[str, ErrorShape]) -> None:
+        self._default = default
+        # A prefix inside another one decides.
+        longest_first = sorted(by_prefix.items(), key=lambda each: -len(each[0]))
+        self._by_prefix = [(f"{prefix}/", shape) for prefix, shape in longest_first]
+
+    def refusal(self, path: str, error: PolluxError, message: str, request_id: str) -> Refusal:
+        """Return an error as the answer to a request for `path`."""
+        shape = self._of(path)
+        status = shape.status(error.code)
+        if isinstance(error, FailedError):
+            status = shape.failure_status(error.failure.category)
+        details = error.details if isinstance(error, RefusedError | RequestError) else {}
+        content = shape.body(ErrorReport(error.code, message, request_id, details))
+        headers = shape.headers(error.code, headers_of(error))
+        return Refusal(status, shape.content_type, headers, content)
+
+    def _of(self, path: str) -> ErrorShape:
+        path = f"{path}/"
+        return next(
+            (shape for prefix, shape in self._by_prefix if path.startswith(prefix)), self._default
+        )
 
 
 def public_message(error: PolluxError) -> str:
@@ -130,20 +162,15 @@ def public_message(error: PolluxError) -> str:
     return "Pollux failed to answer."
 
 
-def describe(error: PolluxError) -> tuple[int, dict[str, str], dict[str, object]]:
-    """Return an error's status, headers and extra body fields."""
-    headers: dict[str, str] = {}
-    details: dict[str, object] = {}
-    if isinstance(error, RefusedError | RequestError):
-        details = error.details
-    if isinstance(error, RefusedError):
-        headers = dict(error.headers)
+def headers_of(error: PolluxError) -> dict[str, str]:
+    """Return an error's headers, by the names that they have in most dialects."""
+    found = dict(error.headers) if isinstance(error, RefusedError) else {}
     retry_after = _retry_after_seconds(error)
     if retry_after is not None:
-        headers["retry-after"] = str(retry_after)
+        found["retry-after"] = str(retry_after)
     if error.code is Code.INVALID_API_KEY:
-        headers["www-authenticate"] = "Bearer"
-    return _status(error), headers, details
+        found["www-authenticate"] = "Bearer"
+    return found
 
 
 def _retry_after_seconds(error: PolluxError) -> int | None:
@@ -154,12 +181,6 @@ def _retry_after_seconds(error: PolluxError) -> int | None:
     if error.retry_after_seconds is None and isinstance(error, UnavailableError):
         return random.randint(*_RETRY_SECONDS)  # noqa: S311  jitter
     return error.retry_after_seconds
-
-
-def _status(error: PolluxError) -> int:
-    if isinstance(error, FailedError):
-        return FAILURE_STATUS[error.failure.category]
-    return STATUS[error.code]
 
 
 def unknown_generation() -> RequestError:

@@ -7,7 +7,7 @@ from typing import Final
 
 from api.admin import translate, wire
 from api.endpoints.endpoint import Endpoint, Query, RequestContext
-from api.guards.body import Body
+from api.guards.body_kinds import JsonBody
 from api.server.responses import Response
 from shared.errors import Code, RequestError
 from shared.redis.functions import RetryRefused
@@ -145,7 +145,7 @@ ENDPOINTS: Final = (
         handler=retry_dead,
         limit="cancel",
         summary="Submit dead letters again",
-        body=Body(wire.ActionBody),
+        body=JsonBody(wire.ActionBody),
         replies=wire.RetryReply,
         description="Each becomes a new turn of its session, once, and its credits are set aside "
         f"again. {_ACTIONS}",
@@ -158,7 +158,7 @@ ENDPOINTS: Final = (
         handler=discard_dead,
         limit="cancel",
         summary="Discard dead letters",
-        body=Body(wire.ActionBody),
+        body=JsonBody(wire.ActionBody),
         replies=wire.DiscardReply,
         description=_ACTIONS,
     ),

@@ -1,5 +1,6 @@
-"""One row of a route table, its way through the guards, and the parameters that handlers read.
+"""Dialects: their rows, the way through the guards, and the parameters that handlers read.
 
 endpoint    A row: method, path, scope, limit, handler; how a request passes through it
+dialect     Its rows below a prefix, and all that differs from other dialects
 parameters  Parameters of paths, queries and headers
 """

@@ -4,9 +4,9 @@ Owns the order of the guards: who (the key and its scope), how often, how big (t
 handler runs. The OpenAPI document is made from the same rows, so what is documented is what runs.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, NamedTuple
 
 from starlette.datastructures import QueryParams
@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from api.guards import body as body_guard
+from api.guards import body as body_guard, body_kinds
+from api.guards.body import BodyRules
+from api.guards.body_kinds import Body
 from api.guards.identify import Caller
 from api.guards.rate_limits import RequestKind
 from api.server import request_head
@@ -91,7 +93,7 @@ class Endpoint:
     handler: Handler
     summary: str
     replies: Any
-    body: body_guard.Body | None = None
+    body: Body | None = None
     query: tuple[Query, ...] = ()
     errors: tuple[Code, ...] = ()
     limit: RequestKind | None = None
@@ -112,12 +114,14 @@ class Endpoint:
         """What a request of this row counts as."""
         return self.limit or _KIND_OF_METHOD.get(self.method, "read")
 
-    async def respond(self, request: Request, state: State, request_id: str) -> AnyResponse:
+    async def respond(
+        self, rules: BodyRules, request: Request, state: State, request_id: str
+    ) -> AnyResponse:
         """Pass a request through the guards to the handler. Raises PolluxError."""
         context = await self._identify(request, state, request_id)
         match self.request_kind:
             case "submission":
-                return await self._submit(context)
+                return await self._submit(context, rules)
             case "cancel":
                 state.rate_limits.take_cancel(context.caller.account)
             case "poll":
@@ -125,7 +129,7 @@ class Endpoint:
                 state.rate_limits.take_poll(context.caller.account, generation)
             case "read":
                 state.rate_limits.take_read(context.caller.account)
-        return await self._serve(context)
+        return await self._serve(context, rules)
 
     async def _identify(self, request: Request, state: State, request_id: str) -> RequestContext:
         fields = request_head.by_name(request.scope["headers"])
@@ -139,7 +143,7 @@ class Endpoint:
             fields=fields,
         )
 
-    async def _submit(self, context: RequestContext) -> AnyResponse:
+    async def _submit(self, context: RequestContext, rules: BodyRules) -> AnyResponse:
         """Serve a request that creates something; accepted, refused or repeated, it counts."""
         state, caller = context.state, context.caller
         key, last_event_id = (
@@ -152,7 +156,7 @@ class Endpoint:
         attempt = state.rate_limits.begin_submission(caller.account, may_repeat=may_repeat)
         context.caller = Caller(caller.key, caller.account, caller.root, attempt)
         try:
-            return await self._serve(context)
+            return await self._serve(context, rules)
         except (RequestError, RefusedError) as error:
             if not isinstance(error, FailedError):
                 attempt.note_refused(error, state.clock.monotonic())
@@ -160,19 +164,21 @@ class Endpoint:
         finally:
             attempt.give_back()
 
-    async def _serve(self, context: RequestContext) -> AnyResponse:
+    async def _serve(self, context: RequestContext, rules: BodyRules) -> AnyResponse:
         if self.body is not None:
-            await self._read(context, self.body)
+            await self._read(context, self.body, rules)
         return await self.handler(context)
 
-    async def _read(self, context: RequestContext, body: body_guard.Body) -> None:
+    async def _read(self, context: RequestContext, body: Body, rules: BodyRules) -> None:
         """Read and decode the body, which only the context holds from then on."""
         settings, bodies = context.state.settings.api, context.state.inflight_bodies
-        account, size = context.caller.account.id, body_guard.size_max(context.fields, settings)
+        account, size = context.caller.account.id, rules.size_max(context.fields, settings)
         bodies.add(account, size)
         try:
-            context.raw = await body_guard.read(context.request, context.fields, settings)
-            context.body = body.decode(context.raw)
+            body_kinds.check_kind(body, context.fields)
+            size_max = rules.bytes_max or settings.body_bytes_max
+            context.raw = await body_guard.read(context.request, size_max, settings.body_seconds)
+            context.body = body.decode(context.raw, rules.unknown_fields)
         finally:
             bodies.remove(account, size)
 
@@ -209,14 +215,14 @@ class KeylessEndpoint:
         return await self.handler(request, state)
 
 
-AnyEndpoint = Endpoint | KeylessEndpoint
+Responder = Callable[[Request, State, str], Awaitable[AnyResponse]]
 
 
 class Resource:
     """All methods of one path, as an ASGI application."""
 
-    def __init__(self, endpoints: list[AnyEndpoint]) -> None:
-        self._by_method = {endpoint.method: endpoint for endpoint in endpoints}
+    def __init__(self, by_method: Mapping[str, Responder]) -> None:
+        self._by_method = by_method
         head_method = {"HEAD"} if "GET" in self._by_method else set()
         self._allow = ", ".join(sorted(self._by_method.keys() | head_method | {"OPTIONS"}))
 
@@ -224,17 +230,28 @@ class Resource:
         """Answer one request; errors rise to RequestMiddleware in app.py."""
         request = Request(scope, receive)
         method = "GET" if request.method == "HEAD" else request.method
-        endpoint = self._by_method.get(method)
-        if endpoint is None:
+        respond = self._by_method.get(method)
+        if respond is None:
             await reply_allowed_methods(scope, send, self._allow)
             return
-        response = await endpoint.respond(request, scope["state"]["pollux"], scope["request_id"])
+        response = await respond(request, scope["state"]["pollux"], scope["request_id"])
         await send_response(scope, send, response)
 
 
-def routes(prefix: str, endpoints: Sequence[AnyEndpoint]) -> list[Route]:
+def routes(prefix: str, endpoints: Sequence[Endpoint], rules: BodyRules) -> list[Route]:
     """Return one route for each path below a prefix, in the order of the table."""
-    paths: dict[str, list[AnyEndpoint]] = {}
-    for endpoint in endpoints:
-        paths.setdefault(prefix + endpoint.path, []).append(endpoint)
-    return [Route(path, endpoint=Resource(rows)) for path, rows in paths.items()]
+    return _routes(
+        [(row.method, prefix + row.path, partial(row.respond, rules)) for row in endpoints]
+    )
+
+
+def keyless_routes(endpoints: Sequence[KeylessEndpoint]) -> list[Route]:
+    """Return one route for each path that needs no key."""
+    return _routes([(row.method, row.path, row.respond) for row in endpoints])
+
+
+def _routes(rows: list[tuple[str, str, Responder]]) -> list[Route]:
+    by_path: dict[str, dict[str, Responder]] = {}
+    for method, path, respond in rows:
+        by_path.setdefault(path, {})[method] = respond
+    return [Route(path, endpoint=Resource(by_method)) for path, by_method in by_path.items()]

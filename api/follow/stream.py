@@ -27,6 +27,7 @@ from api.live_fleet import LiveFleet
 from api.polling.overdue import CurrentGenerations
 from api.server import disconnect
 from api.server.responses import EventStream, Response
+from api.wire.links import Links
 from shared.errors import UnavailableError
 from shared.media.url_signing import UrlSigner
 from shared.redis.client import Redis
@@ -41,6 +42,15 @@ _CLOCK_SKEW_SECONDS: Final = 0.02
 # Between checks of a generation that should have ended by now.
 _RECHECK_SECONDS: Final = 1.0
 _SHUTTING_DOWN: Final = b": going away; go on after the last id\n\n"
+
+
+class _Following(NamedTuple):
+    """What a client follows, from which event on, and the links that its dialect names."""
+
+    caller: Caller
+    ref: GenerationRef
+    after: EventNumber
+    links: Links
 
 
 class StartedGeneration(NamedTuple):
@@ -70,6 +80,7 @@ class Streams:
         request: Request,
         generation_id: str,
         after: EventNumber,
+        links: Links,
         *,
         started: StartedGeneration | None = None,
     ) -> EventStream | Response:
@@ -84,6 +95,7 @@ class Streams:
 
         """
         ref = GenerationRef(caller.root, caller.account.id, generation_id)
+        following = _Following(caller, ref, after, links)
         await self.subscriber.connect()
         if started is None:
             generation = await self.generations.find(ref)
@@ -92,14 +104,15 @@ class Streams:
             if generation.is_final:
                 if after == EventNumber.of(generation.last_event):
                     return Response(None, status=204)
-                return await EventStream.begin(self._ended_events(caller, ref, after, generation))
+                return await EventStream.begin(self._ended_events(following, generation))
             started = StartedGeneration(generation.session, _seconds_left(generation))
-        return await EventStream.begin(self._live_events(caller, request, ref, after, started))
+        return await EventStream.begin(self._live_events(following, request, started))
 
     async def _ended_events(
-        self, caller: Caller, ref: GenerationRef, after: EventNumber, generation: Generation
+        self, following: _Following, generation: Generation
     ) -> AsyncGenerator[bytes, None]:
         """Yield what the Redis stream still has, else a snapshot; then the end."""
+        caller, ref, after, _ = following
         with (
             self.open_waits.hold(caller.account, lambda: None),
             self.revocations.watch(caller.key, lambda: None) as key_use,
@@ -108,7 +121,7 @@ class Streams:
             last = EventNumber.of(generation.last_event)
             # Read before anything is sent: until then the request may still be refused.
             page = await read_page(self.redis, ref, after)
-            yield _accepted_frame(ref, generation.session, after)
+            yield _accepted_frame(following, generation.session)
             while page is not None:
                 yield page.frames
                 if key_use.has_ended:
@@ -122,14 +135,10 @@ class Streams:
             yield frame(last, encode(stream_events.end(generation, self.url_signer.sign_media)))
 
     async def _live_events(
-        self,
-        caller: Caller,
-        request: Request,
-        ref: GenerationRef,
-        after: EventNumber,
-        started: StartedGeneration,
+        self, following: _Following, request: Request, started: StartedGeneration
     ) -> AsyncGenerator[bytes, None]:
         """Yield events as they are published, until the end."""
+        caller, ref, after, _ = following
         reader = _StreamReader(self.ping_seconds, started.deadline_seconds)
         disconnect.listen(
             request.scope,
@@ -143,7 +152,7 @@ class Streams:
             self.rings.join(ref, reader) as ring,
         ):
             key_use.check()
-            yield _accepted_frame(ref, started.session, after)
+            yield _accepted_frame(following, started.session)
             cursor = BEGINNING if after.epoch == 0 else after
             while not (reader.has_disconnected or reader.is_shutting_down or key_use.has_ended):
                 reader.has_events = False
@@ -218,11 +227,12 @@ def _seconds_left(generation: Generation) -> float:
     return (generation.deadline - generation.seen) / 1000
 
 
-def _accepted_frame(ref: GenerationRef, session: str, after: EventNumber) -> bytes:
+def _accepted_frame(following: _Following, session: str) -> bytes:
     """Return the `accepted` event for a client at the beginning; else an empty piece."""
-    if after >= _FIRST:
+    if following.after >= _FIRST:
         return b""
-    return frame(_FIRST, encode(stream_events.accepted(ref.id, session)))
+    accepted = stream_events.accepted(following.ref.id, session, following.links)
+    return frame(_FIRST, encode(accepted))
 
 
 def _snapshot_number(generation: Generation) -> EventNumber:

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from api.wire import fields, links
+from api.wire import fields
+from api.wire.links import Links
 from shared.clock import iso
 from shared.errors import CANCELLED, Failure
 from shared.wire import event as events
@@ -117,7 +118,7 @@ Event = Annotated[
 ]
 
 
-def accepted(generation: str, session: str) -> Accepted:
+def accepted(generation: str, session: str, links: Links) -> Accepted:
     """Return a stream's first event."""
     return Accepted(id=generation, session_id=session, poll_url=links.poll_url(generation))
 

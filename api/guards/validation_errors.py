@@ -5,12 +5,11 @@ repeat what the caller sent.
 """
 
 import re
-from collections.abc import Hashable
-from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from msgspec import inspect
 
+from api.guards import body_types
 from shared.errors import Code, RequestError
 
 # A required field that is missing or null: null counts as absent.
@@ -43,9 +42,6 @@ _GOT_NAMES: Final = {
     "null": "null",
 }
 
-# The tree of a type is made once, for the first body that does not fit it.
-_type_info = cache(inspect.type_info)
-
 
 def refusal(message: str, shape: type[Any]) -> RequestError:
     """Return the refusal of a body; `message` is msgspec's."""
@@ -57,7 +53,7 @@ def refusal(message: str, shape: type[Any]) -> RequestError:
     path = _PATH.search(message)
     steps, is_name = (path[2], path[1] is not None) if path else ("", False)
     subject = _subject(steps, is_name=is_name)
-    kinds = _types_at(_type_info(cast("Hashable", shape)), steps, is_name=is_name)
+    kinds = _types_at(shape, steps, is_name=is_name)
     sentence = f"{subject} must be {_expected(kinds)}{_instead(message, kinds)}."
     return RequestError(sentence, Code.INVALID_FIELDS)
 
@@ -74,35 +70,14 @@ def _subject(steps: str, *, is_name: bool) -> str:
     return f"The field `{name}`"
 
 
-def _types_at(kind: inspect.Type, steps: str, *, is_name: bool) -> list[inspect.Type]:
+def _types_at(shape: Any, steps: str, *, is_name: bool) -> list[inspect.Type]:  # noqa: ANN401  any type
     """Return the types that a path refers to."""
-    found = _alternatives(kind)
+    found = body_types.alternatives(body_types.tree(shape))
     for step in _STEP.finditer(steps):
-        found = [part for each in found for part in _parts(each, step[1])]
+        found = [part for each in found for part in body_types.parts(each, step[1])]
     if is_name:
         found = [each.key_type for each in found if isinstance(each, inspect.DictType)]
     return found
-
-
-def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
-    """Return the types that a value may have, without null, which counts as absent."""
-    if isinstance(kind, inspect.Metadata):
-        return _alternatives(kind.type)
-    if isinstance(kind, inspect.UnionType):
-        return [each for part in kind.types for each in _alternatives(part)]
-    return [] if isinstance(kind, inspect.NoneType) else [kind]
-
-
-def _parts(kind: inspect.Type, name: str | None) -> list[inspect.Type]:
-    """Return the types of the named field; without a name, those of any item."""
-    if isinstance(kind, inspect.StructType):
-        fields = [field.type for field in kind.fields if field.encode_name == name]
-        return [each for field in fields for each in _alternatives(field)]
-    if isinstance(kind, inspect.DictType):
-        return _alternatives(kind.value_type)
-    if isinstance(kind, inspect.ListType | inspect.VarTupleType):
-        return _alternatives(kind.item_type)
-    return []
 
 
 def _expected(kinds: list[inspect.Type]) -> str:

@@ -5,11 +5,12 @@ made once a process.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
-from api import errors
+from api.endpoints.dialect import Dialect
 from api.endpoints.endpoint import Endpoint
+from api.errors import FAILURE_STATUS, ErrorShape
 from api.openapi import headers
 from api.openapi.schemas import Schema, Schemas
 from shared.errors import Code
@@ -18,13 +19,12 @@ _PARAMETER: Final = re.compile(r"{(\w+)}")
 _SUMMARY: Final = (
     "Chat over HTTP: messages are queued and answered by workers; poll or stream the answers."
 )
+_COUNTS: Final = ("No dialects", "One dialect", "Two dialects", "Three dialects", "Four dialects")
 _ABOUT: Final = (
-    "Two dialects share accounts, sessions and generations. Unknown fields of a request are "
+    "share accounts, sessions and generations. Unknown fields of a request are "
     "refused by name, and null counts as absent; replies may get more fields and codes in later "
     "versions. Times are UTC, as in `2026-01-31T12:00:00Z`; credits have at most six decimals.\n\n"
-    "Paths in replies (`poll_url`, `events_url`, `cancel_url`) begin at the root of this server. "
-    "The paths below `/api/v1` also answer below `/api/api/v1`, for clients that join them to a "
-    "base that ends in `/api`."
+    "Paths in replies (`poll_url`, `events_url`, `cancel_url`) begin at the root of this server."
 )
 # What any request may be refused with, often before a route is known.
 _ALWAYS: Final = (
@@ -60,28 +60,20 @@ _PATH_PARAMETERS: Final = {
     "generation_id": "The generation's id, as the receipt has it.",
     "key_id": "The id of the API key, as the list of keys has it.",
     "session_id": "The id of the session, which is the conversation.",
-    "type": "A companion's `type`, of GET /v1/ai/agents.",
 }
 
 
-class Mount(NamedTuple):
-    """A route table under a prefix: its name, its description, the type of its error bodies."""
-
-    tag: str
-    about: str
-    endpoints: tuple[Endpoint, ...]
-    refusal: type[Any]
-
-
-def document(mounts: Mapping[str, Mount], *, version: str, about: str = _ABOUT) -> dict[str, Any]:
-    """Return the document of all mounts' routes."""
-    rows = [endpoint for mount in mounts.values() for endpoint in mount.endpoints]
+def document(
+    dialects: Sequence[Dialect], *, version: str, about: str | None = None
+) -> dict[str, Any]:
+    """Return the document of all dialects' routes; by default it says what they share."""
+    rows = [endpoint for dialect in dialects for endpoint in dialect.endpoints]
     schemas = Schemas(
         requests=[row.body.shape for row in rows if row.body is not None],
         replies=[
             shape
             for shape in (
-                *(mount.refusal for mount in mounts.values()),
+                *(dialect.errors.reply for dialect in dialects),
                 *(shape for row in rows for shape in (row.replies, row.pending_reply, row.stream)),
             )
             if shape is not None
@@ -93,12 +85,12 @@ def document(mounts: Mapping[str, Mount], *, version: str, about: str = _ABOUT) 
             "title": "Pollux",
             "version": version,
             "summary": _SUMMARY,
-            "description": about,
+            "description": about or _about(dialects),
         },
         "servers": [{"url": "/", "description": "The server of this document."}],
-        "tags": [{"name": mount.tag, "description": mount.about} for mount in mounts.values()],
+        "tags": [{"name": dialect.name, "description": dialect.about} for dialect in dialects],
         "security": [{"key": []}, {"bearer": []}],
-        "paths": _paths(mounts, schemas),
+        "paths": _paths(dialects, schemas),
         "components": {
             "schemas": schemas.components,
             "headers": {
@@ -126,33 +118,41 @@ def document(mounts: Mapping[str, Mount], *, version: str, about: str = _ABOUT) 
     }
 
 
-def _paths(mounts: Mapping[str, Mount], schemas: Schemas) -> dict[str, Any]:
+def _about(dialects: Sequence[Dialect]) -> str:
+    notes = [dialect.note for dialect in dialects if dialect.note]
+    return " ".join((_COUNTS[len(dialects)], _ABOUT, *notes))
+
+
+def _paths(dialects: Sequence[Dialect], schemas: Schemas) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for prefix, mount in mounts.items():
-        error = _json(schemas.of(mount.refusal))
-        for endpoint in mount.endpoints:
-            operation = _operation(endpoint, schemas, error)
-            operation["tags"] = [mount.tag]
-            paths.setdefault(prefix + endpoint.path, {})[endpoint.method.lower()] = operation
+    for dialect in dialects:
+        for endpoint in dialect.endpoints:
+            operation = _operation(endpoint, dialect, schemas)
+            operation["tags"] = [dialect.name]
+            path = dialect.prefixes[0] + endpoint.path
+            paths.setdefault(path, {})[endpoint.method.lower()] = operation
     return paths
 
 
-def _operation(endpoint: Endpoint, schemas: Schemas, error: Schema) -> dict[str, Any]:
+def _operation(endpoint: Endpoint, dialect: Dialect, schemas: Schemas) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": endpoint.operation,
         "summary": endpoint.summary,
         "description": " ".join(
             (endpoint.description, f"Needs a key with the scope `{endpoint.scope}`.")
         ).strip(),
-        "parameters": list(_parameters(endpoint)),
-        "responses": {**_successes(endpoint, schemas), **_refusals(endpoint, error)},
+        "parameters": list(_parameters(endpoint, {**_PATH_PARAMETERS, **dialect.path_parameters})),
+        "responses": {
+            **_successes(endpoint, schemas),
+            **_refusals(endpoint, dialect.errors, schemas),
+        },
     }
     if endpoint.body is not None:
         shape = endpoint.body.shape
         operation["requestBody"] = {
             "description": schemas.about(shape),
             "required": True,
-            "content": _json(schemas.of(shape)),
+            "content": _content(endpoint.body.media_type, schemas.of(shape)),
         }
     return operation
 
@@ -178,19 +178,21 @@ def _successes(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
     return {str(status): response for status, response in found.items()}
 
 
-def _refusals(endpoint: Endpoint, error: Schema) -> dict[str, Any]:
+def _refusals(endpoint: Endpoint, shape: ErrorShape, schemas: Schemas) -> dict[str, Any]:
     codes = [*endpoint.errors, *_ALWAYS, *(_WITH_BODY if endpoint.body is not None else ())]
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
-        by_status.setdefault(errors.STATUS[code], []).append(code.value)
+        by_status.setdefault(shape.status(code), []).append(code.value)
     response_headers: dict[int, tuple[str, ...]] = {429: headers.RATE}
     if set(headers.RATE) <= set(endpoint.response_headers):
         response_headers = dict.fromkeys(_WITH_RATE, headers.RATE)
     if endpoint.pending_reply is not None:
-        for category, status in errors.FAILURE_STATUS.items():
+        for category in FAILURE_STATUS:
+            status = shape.failure_status(category)
             label = f"{Code.GENERATION_ERROR.value} ({category})"
             by_status.setdefault(status, []).append(label)
             response_headers[status] = endpoint.response_headers
+    error = _content(shape.content_type, schemas.of(shape.reply))
     return {
         str(status): _response(status, ", ".join(names), error, response_headers.get(status, ()))
         for status, names in sorted(by_status.items())
@@ -207,13 +209,13 @@ def _response(
     return response | ({"content": content} if content else {})
 
 
-def _parameters(endpoint: Endpoint) -> Iterable[dict[str, Any]]:
+def _parameters(endpoint: Endpoint, about: Mapping[str, str]) -> Iterable[dict[str, Any]]:
     for name in _PARAMETER.findall(endpoint.path):
         yield {
             "name": name,
             "in": "path",
             "required": True,
-            "description": _PATH_PARAMETERS[name],
+            "description": about[name],
             "schema": {"type": "string"},
         }
     for query in endpoint.query:
@@ -234,4 +236,8 @@ def _parameters(endpoint: Endpoint) -> Iterable[dict[str, Any]]:
 
 
 def _json(schema: Schema) -> Schema:
-    return {"application/json": {"schema": schema}}
+    return _content("application/json", schema)
+
+
+def _content(media_type: str, schema: Schema) -> Schema:
+    return {media_type: {"schema": schema}}

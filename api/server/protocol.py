@@ -2,13 +2,13 @@
 
 Owns what happens on a connection before and around a request: how many bytes and seconds its head
 may take, how many pipelined requests may wait, how long a response may stay unread, and that every
-refusal is JSON in the mount's own shape. Does not read bodies: guards/body.py bounds their size and
+refusal has the shape of its mount. Does not read bodies: guards/body.py bounds their size and
 time, where the route knows what it expects.
 
 DESIGN
 - Settings. `protocol(bounds)` returns a partial of the class below. uvicorn only calls its `http`
-  argument, and with `workers=N` pickles it: a class of a module and a frozen struct can be pickled,
-  so no global is needed.
+  argument, and with `workers=N` pickles it: classes and functions of a module and frozen structs
+  can be pickled, so no global is needed.
 - Time. The watchdog limits the rest of a head (`header_seconds` from its first byte), the wait for
   a request (`header_seconds` for the first, then uvicorn's keep-alive), and the rest of a body
   whose request is already answered (`header_seconds`). While the application works on a response,
@@ -40,11 +40,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from api.errors import ErrorShapes
 from api.server import cors, disconnect, error_responses, request_head
 from api.server.connections import Connections
 from api.server.response_writer import ResponseWriter
 from api.server.transport import TransportProxy
 from api.server.watchdog import Watchdog
+from api.wire import error_reply
 from shared.errors import Code, PolluxError, RequestError, UnavailableError
 from shared.settings import ApiSettings
 
@@ -52,14 +54,18 @@ PIPELINED_MAX: Final = 16
 LINGER_SECONDS: Final = 2.0
 
 
-def protocol(bounds: ApiSettings, admin_port: int | None = None) -> type[asyncio.Protocol]:
+def protocol(
+    bounds: ApiSettings,
+    admin_port: int | None = None,
+    error_shapes: ErrorShapes = error_reply.WITHOUT_DIALECTS,
+) -> type[asyncio.Protocol]:
     """Return what `uvicorn.Config(http=...)` takes: the protocol with its bounds.
 
     Connections to `admin_port` are not counted, so that operators can connect when all places are
-    taken, and get no CORS headers.
+    taken, and get no CORS headers. `error_shapes` are those of the application's mounts.
     """
     open_connections = Connections(bounds.connections_max, uncounted_port=admin_port)
-    factory = functools.partial(BoundedHttpProtocol, bounds, open_connections)
+    factory = functools.partial(BoundedHttpProtocol, bounds, open_connections, error_shapes)
     # uvicorn's annotation asks for a class, but it only calls it.
     return cast("type[asyncio.Protocol]", factory)
 
@@ -74,6 +80,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         "_cors",
         "_current_cycle",
         "_current_task",
+        "_error_shapes",
         "_final_response",
         "_first_read_bytes",
         "_ignores_input",
@@ -93,6 +100,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self,
         bounds: ApiSettings,
         open_connections: Connections,
+        error_shapes: ErrorShapes,
+        *,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -100,6 +109,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._bounds, self._open_connections = bounds, open_connections
+        self._error_shapes = error_shapes
         self._is_admitted = True
         self._real_transport: asyncio.Transport
         self._transport_proxy: TransportProxy
@@ -263,7 +273,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             keep_alive=not self._is_last_request,
             on_response=self.on_response_complete,
         )
-        app = self.app if self._is_admitted else error_responses.overloaded
+        app = self.app if self._is_admitted else error_responses.overloaded(self._error_shapes)
         self._open_connections.mark_busy(self)
         if owes_response:
             self.flow.pause_reading()
@@ -368,9 +378,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if cycle is not None:
             path, request_fields = cycle.scope["path"], list(cycle.scope["headers"])
             is_head = cycle.scope["method"] == "HEAD"
-        return error_responses.http_bytes(
-            path, request_fields, error, self._response_fields(request_fields), is_head=is_head
+        response_fields = self._response_fields(request_fields)
+        head, body = error_responses.http_bytes(
+            self._error_shapes, path, request_fields, error, response_fields
         )
+        return head if is_head else head + body
 
     def _response_fields(self, request_fields: request_head.Fields) -> request_head.Fields:
         return self._cors.add_to(self.server_state.default_headers, request_fields)

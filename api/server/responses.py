@@ -17,7 +17,8 @@ from shared.telemetry import logs
 
 encode = msgspec.json.Encoder().encode
 
-_JSON: Final = (b"content-type", b"application/json")
+JSON: Final = "application/json"
+_JSON: Final = (b"content-type", JSON.encode())
 _NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 # A response belongs to its account: a cache might serve it to another.
 _PRIVATE: Final = ((b"cache-control", b"no-store"), _NO_SNIFFING)
@@ -114,13 +115,20 @@ async def reply_allowed_methods(scope: Scope, send: Send, allow: str) -> None:
 
 
 async def reply(
-    scope: Scope, send: Send, status: int, content: bytes, headers: dict[str, str]
+    scope: Scope,
+    send: Send,
+    status: int,
+    content: bytes,
+    headers: dict[str, str],
+    *,
+    content_type: str = JSON,
 ) -> None:
-    """Send one JSON response, with the request's id."""
+    """Send one response, with the request's id."""
     raw = [(b"x-request-id", scope["request_id"].encode()), *_PRIVATE]
     raw += [(name.encode(), value.encode()) for name, value in headers.items()]
     if status not in _WITHOUT_CONTENT:
-        raw += [_JSON, (b"content-length", b"%d" % len(content))]
+        kind = _JSON if content_type is JSON else (b"content-type", content_type.encode())
+        raw += [kind, (b"content-length", b"%d" % len(content))]
     # From here on no other response is possible, whatever fails.
     scope["is_answered"] = True
     await send({"type": "http.response.start", "status": status, "headers": raw})

@@ -1,5 +1,6 @@
-"""Fields and links that the replies of every dialect share.
+"""What the replies of several dialects share.
 
-fields  Types of fields, with their descriptions
-links   The URLs of a generation
+fields       Types of fields, with their descriptions
+links        The URLs of a generation
+error_reply  The refusals of operators' routes, and of paths below no dialect
 """

@@ -1,16 +1,27 @@
-"""The URLs of a generation, whichever dialect made it. Pure."""
+"""The URLs of a generation, as the replies and events of a dialect name them. Pure."""
+
+from dataclasses import dataclass
+from typing import Final
+
+_PLACE: Final = "{generation_id}"
 
 
-def poll_url(generation: str) -> str:
-    """Return the path of a generation's status."""
-    return f"/api/v1/generate/{generation}/status"
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """Paths of routes, each with `{generation_id}`; they may be another dialect's routes."""
 
+    poll: str
+    cancel: str
+    events: str
 
-def cancel_url(generation: str) -> str:
-    """Return the path that cancels a generation."""
-    return f"/api/v1/generate/{generation}/cancel"
+    def poll_url(self, generation: str) -> str:
+        """Return the path of a generation's status."""
+        return self.poll.replace(_PLACE, generation)
 
+    def cancel_url(self, generation: str) -> str:
+        """Return the path that cancels a generation."""
+        return self.cancel.replace(_PLACE, generation)
 
-def events_url(generation: str) -> str:
-    """Return the path of a generation's events."""
-    return f"/api/v1/generate/{generation}/events"
+    def events_url(self, generation: str) -> str:
+        """Return the path of a generation's events."""
+        return self.events.replace(_PLACE, generation)

@@ -8,11 +8,11 @@ import httpx
 import openapi_spec_validator
 import pytest
 
-from api.app import ADMIN_MOUNTS
 from api.endpoints.endpoint import Endpoint
 from shared import ids
 from tests.support import openapi_document, processes
 from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.mounts import ADMIN_MOUNTS
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 

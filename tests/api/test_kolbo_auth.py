@@ -5,7 +5,6 @@ from typing import Final
 
 import pytest
 
-from api.app import DOUBLED_MOUNTS, MOUNTS
 from api.endpoints.endpoint import Endpoint
 from api.guards import identify
 from shared import ids
@@ -14,6 +13,7 @@ from shared.stores.accounts import Accounts
 from shared.wire.account import SCOPES, Account, ApiKey
 from tests.support import waiting
 from tests.support.api_client import ApiClient, body, refused
+from tests.support.mounts import DOUBLED_MOUNTS, MOUNTS
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once

@@ -8,10 +8,10 @@ from typing import Final
 
 import pytest
 
-from api.app import DOUBLED_MOUNTS, MOUNTS
 from shared import ids
 from shared.redis.server_check import GUARANTEES
 from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.mounts import DOUBLED_MOUNTS, MOUNTS
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once

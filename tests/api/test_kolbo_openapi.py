@@ -9,10 +9,10 @@ from typing import Final
 import openapi_spec_validator
 import pytest
 
-from api.app import MOUNTS
 from shared.errors import Code
 from tests.support import openapi_document
 from tests.support.api_client import ApiClient, body
+from tests.support.mounts import MOUNTS
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 
 pytestmark = pytest.mark.each_once

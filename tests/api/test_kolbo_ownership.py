@@ -7,10 +7,10 @@ from typing import Final
 import httpx
 import pytest
 
-from api.app import DOUBLED_MOUNTS, MOUNTS
 from api.endpoints.endpoint import Endpoint
 from shared import ids
 from tests.support.api_client import ApiClient, Json, body
+from tests.support.mounts import DOUBLED_MOUNTS, MOUNTS
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 

@@ -9,13 +9,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from api.app import MOUNTS
 from api.endpoints.endpoint import Endpoint
 from api.errors import FAILURE_STATUS
 from shared.errors import Category
 from shared.wire.account import SCOPES
 from tests.api.kombify_client import AI, CHAT, SESSIONS, refused
 from tests.support.api_client import ApiClient
+from tests.support.mounts import MOUNTS
 from tests.support.redis_server import Server
 from tests.support.system import System
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from api.app import MOUNTS
 from shared.wire.account import SCOPES
 from tests.api.kombify_client import AI, CHAT, KEYS, SESSIONS, chat, payload, session
 from tests.support import openapi_document
 from tests.support.api_client import ApiClient
+from tests.support.mounts import MOUNTS
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once

@@ -5,10 +5,10 @@ from typing import Final
 import httpx
 import pytest
 
-from api.app import MOUNTS
 from shared import ids
 from tests.api.kombify_client import AI, CHAT, SESSIONS, chat, payload
 from tests.support.api_client import ApiClient, Json
+from tests.support.mounts import MOUNTS
 from tests.support.scripted_provider import ScriptedProvider
 
 pytestmark = pytest.mark.each_once

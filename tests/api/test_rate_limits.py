@@ -8,13 +8,13 @@ import httpx
 import msgspec
 import pytest
 
-from api.app import ADMIN_MOUNTS, MOUNTS
 from shared.settings import Settings
 from shared.tiers import Tier
 from tests.api import kombify_client
 from tests.api.kombify_client import SESSIONS
 from tests.support import waiting
 from tests.support.api_client import ApiClient, body, refused
+from tests.support.mounts import ADMIN_MOUNTS, MOUNTS
 from tests.support.stream_reader import following
 from tests.support.system import System
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 import jsonschema  # type: ignore[import-untyped]  # it comes without types
 import msgspec
 
-from api.app import DIALECTS, OPERATORS
+from api.admin.dialect import OPERATORS
+from api.app import DIALECTS
 from api.openapi import generator
 
 _DOUBLED: Final = "/api/api/"
@@ -27,7 +28,7 @@ _OF_HTTP: Final = re.compile(
 @functools.cache
 def document(*, is_admin: bool = False) -> dict[str, Any]:
     """Return the document as it is served: the public one, or that of operators."""
-    made = generator.document(OPERATORS if is_admin else DIALECTS, version="0")
+    made = generator.document([OPERATORS] if is_admin else DIALECTS, version="0")
     decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
     return decoded
 

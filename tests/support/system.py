@@ -11,7 +11,7 @@ worker is the whole worker. A test that kills one starts it as a process.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Self
@@ -22,7 +22,9 @@ import pytest
 import uvicorn
 from structlog.testing import capture_logs
 
-from api.app import build
+from api.app import DIALECTS, build
+from api.endpoints import dialect
+from api.endpoints.dialect import Dialect
 from api.server.protocol import protocol
 from shared.clock import Clock, SystemClock
 from shared.redis import library
@@ -150,10 +152,12 @@ class System:
 
     # Fronts and workers in this loop
 
-    async def front(self, clock: Clock | None = None) -> str:
+    async def front(
+        self, clock: Clock | None = None, dialects: Sequence[Dialect] = DIALECTS
+    ) -> str:
         """Start a front and return its URL; clients call the first one."""
         own_stack = AsyncExitStack()
-        serving = _running_front(self.settings, clock or self.clock, _listener())
+        serving = _running_front(self.settings, clock or self.clock, _listener(), dialects=dialects)
         url = await own_stack.enter_async_context(serving)
         self._fronts[url] = own_stack
         self._stack.push_async_callback(own_stack.aclose)
@@ -275,12 +279,13 @@ async def _running_front(
     clock: Clock,
     listener: socket.socket,
     admin_listener: socket.socket | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
 ) -> AsyncIterator[str]:
     with listener, admin_listener or nullcontext():
         admin_port = admin_listener.getsockname()[1] if admin_listener is not None else None
         config = uvicorn.Config(
-            build(settings, {}, clock, admin_port),
-            http=protocol(settings.api, admin_port),
+            build(settings, {}, clock, admin_port, dialects),
+            http=protocol(settings.api, admin_port, dialect.error_shapes(dialects)),
             ws="none",
             lifespan="on",
             access_log=False,

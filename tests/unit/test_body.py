@@ -34,20 +34,20 @@ async def test_body_that_is_here_needs_no_timer(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(asyncio, "timeout", timed)
     said: Message = {"type": "http.request", "body": b"{}", "more_body": False}
-    assert await body.read(request(said, body_is_here=True), {}, SETTINGS) == b"{}"
+    assert await body.read(request(said, body_is_here=True), 1000, SETTINGS.body_seconds) == b"{}"
     assert timers == []
-    assert await body.read(request(said), {}, SETTINGS) == b"{}"
+    assert await body.read(request(said), 1000, SETTINGS.body_seconds) == b"{}"
     assert timers == [SETTINGS.body_seconds]
 
 
 async def test_body_that_does_not_arrive_is_given_up() -> None:
     with pytest.raises(RequestError) as refused:
-        await body.read(request(None), {}, SETTINGS)
+        await body.read(request(None), 1000, SETTINGS.body_seconds)
     assert refused.value.code == Code.REQUEST_TIMEOUT
 
 
 @pytest.mark.parametrize("scope", [{}, {"body_is_here": True}])
 async def test_a_disconnect_is_no_body(scope: dict[str, bool]) -> None:
     with pytest.raises(RequestError, match="whole") as refused:
-        await body.read(request({"type": "http.disconnect"}, **scope), {}, SETTINGS)
+        await body.read(request({"type": "http.disconnect"}, **scope), 1000, SETTINGS.body_seconds)
     assert refused.value.code == Code.REQUEST_TIMEOUT

@@ -59,11 +59,11 @@ def test_successive_refusals_are_one_outage() -> None:
 
 
 def test_callers_get_the_measured_retry_after() -> None:
-    _, headers, _ = errors.describe(UnavailableError("away", retry_after_seconds=17))
+    headers = errors.headers_of(UnavailableError("away", retry_after_seconds=17))
     assert headers["retry-after"] == "17"
 
 
 def test_without_a_measure_retry_after_is_random_within_seconds() -> None:
     error = UnavailableError("away")
-    seconds = {errors.describe(error)[1]["retry-after"] for _ in range(_DRAWS)}
+    seconds = {errors.headers_of(error)["retry-after"] for _ in range(_DRAWS)}
     assert seconds == {"1", "2", "3"}

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from api.app import ADMIN_MOUNTS, MOUNTS
-from api.guards.body import Body
+from api.guards.body_kinds import JsonBody
 from shared.errors import Code, RequestError
+from tests.support.mounts import ADMIN_MOUNTS, MOUNTS
 
 
 class Inner(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,20 +75,20 @@ BODIES: Final = {
 @pytest.mark.parametrize(("raw", "sentence"), BODIES.items(), ids=BODIES)
 def test_a_body_that_does_not_fit_is_told_what_would(raw: str, sentence: str) -> None:
     with pytest.raises(RequestError) as caught:
-        Body(Shape).decode(raw.encode())
+        JsonBody(Shape).decode(raw.encode())
     assert (caught.value.message, caught.value.code) == (sentence, Code.INVALID_FIELDS)
 
 
 @pytest.mark.parametrize("raw", ["{}", '{"text": null}', '{"text": "t", "inner": {}}'])
 def test_a_field_that_is_not_there_is_missing(raw: str) -> None:
     with pytest.raises(RequestError, match="is required") as caught:
-        Body(Shape).decode(raw.encode())
+        JsonBody(Shape).decode(raw.encode())
     assert caught.value.code is Code.MISSING_FIELDS
 
 
 def test_a_whole_number_may_be_written_with_a_fraction_of_zero() -> None:
     raw = b'\xef\xbb\xbf{"text": "t", "whole": 6.0, "number": 1.0, "named": {"a": 2e0}}'
-    value = Body(Shape).decode(raw)
+    value = JsonBody(Shape).decode(raw)
     assert (value.whole, value.number, value.named) == (6, 1.0, {"a": 2})
     assert [type(each) for each in (value.whole, value.number)] == [int, float]
 
@@ -107,7 +107,7 @@ def test_no_body_of_the_api_is_refused_in_the_words_of_python() -> None:
         for field in msgspec.structs.fields(body.shape):
             for value in values:
                 try:
-                    body.decode(f'{{"{field.encode_name}": {value}}}'.encode())
+                    body.decode(f'{{"{field.encode_name}": {value}}}'.encode(), "refuse")
                 except RequestError as error:
                     sentences.append(error.message)
     assert len(sentences) > 100

@@ -9,10 +9,11 @@ from typing import Final
 
 from api import errors
 from api.dialects.kolbo import account, translate, wire
+from api.dialects.kolbo.links import LINKS
 from api.endpoints import parameters
 from api.endpoints.endpoint import Endpoint, Query, RequestContext
 from api.follow import event_ids, stream_events, wait
-from api.guards.body import Body
+from api.guards.body_kinds import JsonBody
 from api.openapi.headers import ACCEPTED
 from api.resources import message_pages, sessions
 from api.server.responses import ChunkedResponse, EventStream, Response
@@ -85,7 +86,9 @@ async def events(context: RequestContext) -> Response | EventStream:
     generation = parameters.generation_id(context)
     after = context.fields.get(b"last-event-id") or context.query.get("after") or None
     number = event_ids.after(after, generation)
-    return await context.state.streams.follow(context.caller, context.request, generation, number)
+    return await context.state.streams.follow(
+        context.caller, context.request, generation, number, LINKS
+    )
 
 
 async def cancel(context: RequestContext) -> Response:
@@ -206,7 +209,7 @@ ENDPOINTS: Final = (
         handler=submit,
         summary="Send a message",
         description="Returns a receipt at once; the answer will be at its `poll_url`.",
-        body=Body(wire.SubmitBody),
+        body=JsonBody(wire.SubmitBody),
         replies=wire.SubmitReply,
         headers=("Idempotency-Key",),
         response_headers=ACCEPTED,
@@ -304,7 +307,7 @@ ENDPOINTS: Final = (
         scope="chat",
         handler=rename,
         summary="Rename a conversation",
-        body=Body(wire.RenameBody),
+        body=JsonBody(wire.RenameBody),
         replies=wire.ConversationReply,
         errors=(Code.SESSION_NOT_FOUND, Code.QUEUE_FULL),
     ),

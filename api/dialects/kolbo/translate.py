@@ -11,9 +11,9 @@ from msgspec import UNSET
 from api.accept import options
 from api.accept.accept import Intent
 from api.dialects.kolbo import wire
+from api.dialects.kolbo.links import LINKS
 from api.follow import stream_events
 from api.polling.eta import Eta
-from api.wire import links
 from shared import clarity
 from shared.catalogue import Catalogue
 from shared.clock import iso
@@ -49,10 +49,10 @@ def receipt(generation: str, session: str, model: str, hint: int) -> wire.Submit
         message_id=generation,
         session_id=session,
         model=model,
-        poll_url=links.poll_url(generation),
+        poll_url=LINKS.poll_url(generation),
         poll_interval_hint=hint,
-        events_url=links.events_url(generation),
-        cancel_url=links.cancel_url(generation),
+        events_url=LINKS.events_url(generation),
+        cancel_url=LINKS.cancel_url(generation),
     )
 
 

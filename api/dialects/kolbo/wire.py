@@ -354,12 +354,3 @@ class UsageReply(msgspec.Struct, frozen=True, kw_only=True):
 
     success: fields.Success = True
     usage: Annotated[AccountUsage, Meta(description="The use in these days.")]
-
-
-class ErrorReply(fields.Details, frozen=True, kw_only=True):
-    """Every refusal of this dialect."""
-
-    success: Annotated[Literal[False], Meta(description="Always false.")] = False
-    error: Annotated[str, Meta(description="What is wrong, in a sentence for a person.")]
-    code: fields.ErrorCode
-    request_id: fields.RefusedRequestId

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from api.accept import accept, options
+from api.dialects.kolbo.links import LINKS
 from api.dialects.kombify import translate, wire
 from api.endpoints import parameters
 from api.endpoints.endpoint import RequestContext
@@ -20,7 +21,6 @@ from api.generation_ref import GenerationRef
 from api.polling import eta
 from api.resources import sessions
 from api.server.responses import EventStream, Response
-from api.wire import links
 from shared import ids
 from shared.companions import CompanionSettings
 from shared.errors import (
@@ -237,7 +237,7 @@ async def _follow_stream(
         started = stream.StartedGeneration(receipt.session, receipt.deadline_seconds)
     try:
         streamed_response = await context.state.streams.follow(
-            context.caller, context.request, receipt.generation, after, started=started
+            context.caller, context.request, receipt.generation, after, LINKS, started=started
         )
     except (UnavailableError, RefusedError):
         # Redis is away, or another stream took the last place.
@@ -276,10 +276,10 @@ async def _pending_response(
     reply = wire.LaterReply(
         id=receipt.generation,
         session_id=receipt.session,
-        poll_url=links.poll_url(receipt.generation),
+        poll_url=LINKS.poll_url(receipt.generation),
         poll_interval_hint=hint,
-        events_url=links.events_url(receipt.generation),
-        cancel_url=links.cancel_url(receipt.generation),
+        events_url=LINKS.events_url(receipt.generation),
+        cancel_url=LINKS.cancel_url(receipt.generation),
     )
     return Response(reply, status=202, headers=receipt.headers())
 

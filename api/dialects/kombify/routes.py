@@ -19,7 +19,7 @@ from api.dialects.kombify.chat import (
 from api.endpoints import parameters
 from api.endpoints.endpoint import Endpoint, Query, RequestContext
 from api.follow import stream_events
-from api.guards.body import Body
+from api.guards.body_kinds import JsonBody
 from api.openapi.headers import ACCEPTED
 from api.resources import message_pages, sessions
 from api.server.responses import ChunkedResponse, Response
@@ -141,7 +141,7 @@ ENDPOINTS: Final = (
         handler=chat,
         summary="Send a message",
         description=_CHAT_DESCRIPTION,
-        body=Body(wire.ChatBody),
+        body=JsonBody(wire.ChatBody),
         replies=wire.ChatReply,
         pending_reply=wire.LaterReply,
         stream=stream_events.Event,
@@ -157,7 +157,7 @@ ENDPOINTS: Final = (
         handler=companion_chat,
         summary="Send a message to a companion",
         description=_CHAT_DESCRIPTION,
-        body=Body(wire.ChatBody),
+        body=JsonBody(wire.ChatBody),
         replies=wire.ChatReply,
         pending_reply=wire.LaterReply,
         stream=stream_events.Event,
@@ -183,7 +183,7 @@ ENDPOINTS: Final = (
         scope="chat",
         handler=create_session,
         summary="Create a session",
-        body=Body(wire.SessionBody),
+        body=JsonBody(wire.SessionBody),
         replies=wire.SessionReply,
         status=201,
         headers=("Idempotency-Key",),
@@ -229,7 +229,7 @@ ENDPOINTS: Final = (
         scope="chat",
         handler=rename_session,
         summary="Rename a session",
-        body=Body(wire.SessionNameBody),
+        body=JsonBody(wire.SessionNameBody),
         replies=wire.SessionReply,
         errors=(Code.MISSING_FIELDS, Code.SESSION_NOT_FOUND, Code.QUEUE_FULL),
     ),
@@ -260,7 +260,7 @@ ENDPOINTS: Final = (
         scope="chat",
         handler=prefer_model,
         summary="Prefer a model",
-        body=Body(wire.PreferredModelBody),
+        body=JsonBody(wire.PreferredModelBody),
         replies=wire.PreferencesReply,
         errors=(Code.MISSING_FIELDS, Code.MODEL_NOT_FOUND, Code.QUEUE_FULL),
     ),
@@ -276,7 +276,7 @@ ENDPOINTS: Final = (
             "returns the same object with `key: null`: delete that key if the first answer was "
             "lost. Expired keys make room by themselves."
         ),
-        body=Body(wire.KeyBody),
+        body=JsonBody(wire.KeyBody),
         replies=wire.NewKeyReply,
         status=201,
         headers=("Idempotency-Key",),

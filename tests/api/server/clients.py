@@ -15,6 +15,8 @@ from typing import Final, cast
 import uvicorn
 from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 
+from api.app import DIALECTS
+from api.endpoints import dialect
 from api.server import protocol
 from shared import ids
 from shared.settings import ApiSettings
@@ -311,7 +313,8 @@ async def running(
     """Run the application behind the protocol; the kernel buffers about `buffer_bytes`."""
     app = App()
     # Through pickle, as the configuration reaches each of several processes.
-    http = pickle.loads(pickle.dumps(protocol.protocol(bounds, admin_port)))  # noqa: S301 - our own bytes
+    shapes = dialect.error_shapes(DIALECTS)
+    http = pickle.loads(pickle.dumps(protocol.protocol(bounds, admin_port, shapes)))  # noqa: S301 - our own bytes
     with socket.socket() as listener:
         if buffer_bytes is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
