@@ -12,7 +12,8 @@ from shared.errors import Code, FailedError, Failure, RefusedError, RequestError
 
 
 def _body(report: ErrorReport) -> bytes:
-    return f"{report.code.value}|{report.message}|{report.request_id}|{sorted(report.details)}".encode()
+    parts = (report.code.value, report.message, report.request_id, str(sorted(report.details)))
+    return "|".join(parts).encode()
 
 
 def _headers(code: Code, headers: dict[str, str]) -> dict[str, str]:
