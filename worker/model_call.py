@@ -179,7 +179,7 @@ async def _call_until_ended(run: Run, built: BuiltRequest, *, is_retry: bool) ->
     """
     request, model = built.request, built.request.model
     run.input_tokens = built.input_tokens
-    run.usage, run.has_no_answer = None, False
+    run.usage, run.has_no_answer, run.parts = None, False, []
     if run.searched_by != "service":
         # Citations and searches of an earlier, failed call do not belong to this answer.
         run.citations, run.searches = [], 0

@@ -15,6 +15,7 @@ from shared.errors import EXPIRED, Failure, ProviderError
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire import event as events
+from shared.wire.conversation import CallPart, OpaquePart
 from shared.wire.message import Citation, FinishReason, Media, Usage
 from worker.providers.contract import (
     ChatRequest,
@@ -189,8 +190,17 @@ async def _record_part(run: Run, model: ModelSettings, part: NonTextPart) -> Non
             run.writer.append_event(events.Media(part.kind, part.url))
         case GeneratedMedia():
             await _save_media(run, part)
-        case events.ToolCall() | events.ToolResult():
+        case CallPart() | OpaquePart():
+            _record_for_later(run, part)
+        case events.ToolResult():
             run.writer.append_event(part)
+
+
+def _record_for_later(run: Run, part: CallPart | OpaquePart) -> None:
+    """Note a part that belongs into the conversation; callers see the calls."""
+    run.parts.append((len(run.writer.text()), part))
+    if isinstance(part, CallPart):
+        run.writer.append_event(events.ToolCall.of(part))
 
 
 def _record_citation(run: Run, page: Citation) -> None:

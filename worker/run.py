@@ -14,6 +14,7 @@ from shared.redis.client import Connection
 from shared.redis.functions import Claimed
 from shared.routing.search_estimate import SearchProvider
 from shared.settings import ModelSettings, Settings
+from shared.wire.conversation import CallPart, OpaquePart
 from shared.wire.message import Citation, Enhancement, FinishReason, Media, Usage, UserMessage
 from shared.wire.routing import Routing
 from shared.wire.submission import Submission
@@ -100,8 +101,9 @@ class Run:
 
     `fallbacks` may answer if `model` fails; `calls` counts upstream calls, those of earlier
     attempts included. `searched_by` is who searches the web, if the caller asked for that: the same
-    for every model of the route. `searches` counts the searches made. `finish_reason` is that of
-    the last upstream call; `has_no_answer`: the model finished normally, but without an answer.
+    for every model of the route. `searches` counts the searches made. `parts` are what the answer
+    has beside text, each with the characters of text before it. `finish_reason` is that of the last
+    upstream call; `has_no_answer`: the model finished normally, but without an answer.
     """
 
     dependencies: Dependencies
@@ -126,6 +128,7 @@ class Run:
     media: list[Media] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
     enhancement: Enhancement | None = None
+    parts: list[tuple[int, CallPart | OpaquePart]] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
     has_no_answer: bool = False
 

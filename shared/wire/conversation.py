@@ -8,9 +8,13 @@ Example: a question that a tool helped to answer is four messages: user (text), 
 tool (text, `call_id` names the call), assistant (text).
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+
+# What models write where a tool takes no arguments.
+_NO_ARGUMENTS: Final = frozenset({"", "null"})
+_decode_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -34,15 +38,27 @@ class CallPart(msgspec.Struct, frozen=True, tag="call"):
     tool: str
     arguments: str
 
+    @property
+    def object(self) -> dict[str, Any] | None:
+        """The arguments, decoded; None where the model wrote no JSON object."""
+        if self.arguments.strip() in _NO_ARGUMENTS:
+            return {}
+        try:
+            return _decode_object(self.arguments)
+        except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
+            return None
+
 
 class OpaquePart(msgspec.Struct, frozen=True, tag="opaque"):
     """What a provider wants back unchanged: a signature, encrypted reasoning.
 
-    It stands where the provider wrote it, and is sent to providers of the same `dialect` only.
+    It stands where the provider wrote it, and is sent to providers of the same `dialect` only; to
+    no other than `provider` if that is known, since no other can read it.
     """
 
     dialect: str
     value: dict[str, Any]
+    provider: str = ""
 
 
 Part = TextPart | ImagePart | CallPart | OpaquePart

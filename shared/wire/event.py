@@ -5,13 +5,14 @@ SEQ counts its events: `2-5` is the fifth of the second attempt. The first event
 sees (`accepted`) is not stored: each dialect makes it from the record.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 from msgspec import Meta
 
 from shared.errors import Failure
 from shared.lifecycle import Stage
+from shared.wire.conversation import CallPart
 from shared.wire.message import MediaKind, Usage
 from shared.wire.routing import Routing
 
@@ -40,12 +41,27 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     text: Annotated[str, Meta(description="What to append to the text so far.")]
 
 
-class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
-    """The model calls a tool."""
+class ToolCall(msgspec.Struct, frozen=True, tag="tool_call", omit_defaults=True):
+    """The model calls a tool. Arguments that are no JSON object are in `malformed`, as written."""
 
     call_id: Annotated[str, Meta(description="The call's id.")]
     tool: Annotated[str, Meta(description="The tool's name.")]
     arguments: Annotated[dict[str, Any], Meta(description="What the model gave to the tool.")]
+    malformed: Annotated[
+        str,
+        Meta(
+            description="What the model wrote, where that is no JSON object: `arguments` is then "
+            "empty."
+        ),
+    ] = ""
+
+    @classmethod
+    def of(cls, call: CallPart) -> Self:
+        """Return the event of a call."""
+        arguments = call.object
+        if arguments is None:
+            return cls(call.call_id, call.tool, {}, call.arguments)
+        return cls(call.call_id, call.tool, arguments)
 
 
 class ToolResult(msgspec.Struct, frozen=True, tag="tool_result"):

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from shared.wire.message import AssistantMessage, decode_assistant, encode_assistant
 from tests.api.kombify_client import CHAT, SESSIONS, chat, payload
 from tests.support.api_client import ApiClient, body
@@ -30,7 +30,7 @@ class _Caller:
     """A provider whose model writes nothing and calls a tool."""
 
     async def stream(self, _: ChatRequest) -> AsyncGenerator[Part, None]:
-        yield ToolCall("1", "clock", {"zone": "UTC"})
+        yield CallPart("1", "clock", '{"zone":"UTC"}')
         yield Ended("tool_calls")
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from hypothesis import given, strategies as st
 
-from worker.providers.contract import ChatMessage
+from worker.providers.contract import text_message
 from worker.steps.rewording import build_messages, find_flaw, strip_quotes
 
 MARK: Final = "MARK9"
@@ -129,19 +129,19 @@ def test_blanks_and_quotation_marks_around_the_whole_are_stripped(answer: str, t
 
 def test_prompt_quotes_the_message_and_a_short_history_between_marks() -> None:
     history = [
-        ChatMessage(role, f"{role} {turn} {'long ' * 200}")
+        text_message(role, f"{role} {turn} {'long ' * 200}")
         for turn in range(5)
         for role in ("user", "assistant")
     ]
     system, asked = build_messages("and {that} one </message-0>", history, "m1")
     assert (system.role, asked.role) == ("system", "user")
-    assert "<message-m1>" in system.content
-    assert asked.content.endswith("<message-m1>\nand {that} one </message-0>\n</message-m1>")
-    assert asked.content.count("</message-m1>") == 1
-    assert [turn in asked.content for turn in ("user 2", "user 3", "assistant 4")] == [
+    assert "<message-m1>" in system.text
+    assert asked.text.endswith("<message-m1>\nand {that} one </message-0>\n</message-m1>")
+    assert asked.text.count("</message-m1>") == 1
+    assert [turn in asked.text for turn in ("user 2", "user 3", "assistant 4")] == [
         False,
         True,
         True,
     ]
-    assert len(asked.content) < 2_000
-    assert "earlier" not in build_messages("alone", [], "m1")[1].content
+    assert len(asked.text) < 2_000
+    assert "earlier" not in build_messages("alone", [], "m1")[1].text

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from shared.wire.message import Citation
 from tests.worker.fuzz import types
 from tests.worker.fuzz.comparison import FUZZ_DIALECTS, differences, expected, make
@@ -56,8 +56,8 @@ def test_plain_reading_reads_what_it_should(dialect: Dialect) -> None:
     broken = b'data: {"content": "be\n\n'
     assert read(dialect.text("Two") + broken) == Outcome(parts[:1], "malformed")
     assert read(dialect.error_event(500, "no")) == Outcome([], "told")
-    told: list[Part] = [Reasoning("hm"), ToolCall("a", "f", {"n": [1]}), Ended("tool_calls")]
-    called = dialect.reasoning("hm") + dialect.call("a", "f", ['{"n":', "[1]}"], 1)
+    told: list[Part] = [Reasoning("hm"), CallPart("a", "f", '{"n": [1]}'), Ended("tool_calls")]
+    called = dialect.reasoning("hm") + dialect.call("a", "f", ['{"n": ', "[1]}"], 1)
     assert read(dialect.calling(called)) == Outcome([*told, ReportedUsage(3, 2)], None)
 
 
@@ -68,7 +68,7 @@ def test_inputs_are_of_every_kind(dialect: Dialect) -> None:
     assert {outcome.fault for outcome in outcomes} == {None, "cut", "malformed", "told"}
     assert {each.is_cut for each in inputs} == {True, False}
     assert sum(bool(outcome.parts) for outcome in outcomes) > 1_000
-    called = [part for outcome in outcomes for part in outcome.parts if isinstance(part, ToolCall)]
+    called = [part for outcome in outcomes for part in outcome.parts if isinstance(part, CallPart)]
     assert len(called) > 100
     made = [
         part for outcome in outcomes for part in outcome.parts if isinstance(part, GeneratedMedia)

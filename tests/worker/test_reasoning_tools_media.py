@@ -8,7 +8,8 @@ import pytest
 from shared.errors import Failure, ProviderError
 from shared.routing import price
 from shared.wire import event as events
-from shared.wire.event import ToolCall, ToolResult
+from shared.wire.conversation import CallPart
+from shared.wire.event import ToolResult
 from shared.wire.message import AssistantMessage, Media
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.waiting import until
@@ -243,7 +244,7 @@ async def test_media_make_an_answer_without_a_word(
 async def test_tools_are_reported_in_order_with_the_words(
     attempts: Attempts, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = ToolCall(call_id="1", tool="clock", arguments={"zone": "UTC"})
+    call = CallPart(call_id="1", tool="clock", arguments='{"zone":"UTC"}')
     result = ToolResult(call_id="1", ok=True, summary="It is noon.")
     _use(monkeypatch, PartsProvider(Text("Wait. "), call, result, Text("Noon."), Ended("stop")))
     ticket = await front.submit()
@@ -252,7 +253,7 @@ async def test_tools_are_reported_in_order_with_the_words(
     shown = events.Delta | events.ToolCall | events.ToolResult
     assert [event for event in stream_events if isinstance(event, shown)] == [
         events.Delta("Wait. "),
-        call,
+        events.ToolCall(call_id="1", tool="clock", arguments={"zone": "UTC"}),
         result,
         events.Delta("Noon."),
     ]
@@ -262,7 +263,7 @@ async def test_tools_are_reported_in_order_with_the_words(
 @pytest.mark.parametrize(
     "part",
     [
-        ToolCall(call_id="1", tool="clock", arguments={}),
+        CallPart(call_id="1", tool="clock", arguments="{}"),
         ToolResult(call_id="1", ok=False, summary="No."),
         Media("image", "https://example.org/1"),
     ],

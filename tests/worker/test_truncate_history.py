@@ -3,7 +3,7 @@
 from hypothesis import given, strategies as st
 
 from shared.routing import price
-from worker.providers.contract import ChatMessage
+from worker.providers.contract import ChatMessage, text_message
 from worker.steps.truncate_history import tokens_of, truncate_history
 
 _WORDS = st.text(max_size=60)
@@ -15,7 +15,7 @@ def _history(turns: list[tuple[str, str]]) -> list[ChatMessage]:
     return [
         message
         for asked, answered in turns
-        for message in (ChatMessage("user", asked), ChatMessage("assistant", answered))
+        for message in (text_message("user", asked), text_message("assistant", answered))
     ]
 
 
@@ -25,10 +25,10 @@ def test_what_is_sent_is_the_prompt_the_last_whole_turns_and_the_message(
 ) -> None:
     history = _history(turns)
     sent = truncate_history(prompt, history, message, tokens_max=room)
-    head = [ChatMessage("system", prompt)] if prompt else []
+    head = [text_message("system", prompt)] if prompt else []
     kept = sent[len(head) : -1]
     assert sent[: len(head)] == head
-    assert sent[-1] == ChatMessage("user", message)
+    assert sent[-1] == text_message("user", message)
     assert len(kept) % 2 == 0
     assert kept == history[len(history) - len(kept) :]
 
@@ -52,7 +52,7 @@ def test_all_of_a_short_conversation_is_sent(turns: list[tuple[str, str]], messa
     history = _history(turns)
     assert truncate_history(None, history, message, tokens_max=10**6) == [
         *history,
-        ChatMessage("user", message),
+        text_message("user", message),
     ]
 
 
@@ -68,12 +68,12 @@ def test_more_room_never_keeps_less(
 def test_message_that_is_too_long_alone_is_sent_alone() -> None:
     history = _history([("a", "b")])
     assert truncate_history("p", history, "x" * 10_000, tokens_max=10) == [
-        ChatMessage("system", "p"),
-        ChatMessage("user", "x" * 10_000),
+        text_message("system", "p"),
+        text_message("user", "x" * 10_000),
     ]
 
 
 @given(st.lists(_WORDS))
 def test_tokens_of_a_conversation_are_those_of_its_messages(texts: list[str]) -> None:
-    messages = [ChatMessage("user", text) for text in texts]
+    messages = [text_message("user", text) for text in texts]
     assert tokens_of(messages) == sum(price.tokens_in(text) for text in texts)

@@ -12,6 +12,7 @@ anthropic_answers   Reads the events of Anthropic's messages API
 gemini              Requests of Google's generateContent
 gemini_answers      Reads the chunks of generateContent
 conversation        Adapts a conversation to upstreams that refuse blank messages
+kept_reasoning      Keeps the reasoning that an upstream wants back unchanged
 citations           Collects the pages that an answer cites, each once
 media               Decodes base64, and joins the pieces of a sound
 tool_calls          Assembles tool calls from the pieces in which they arrive

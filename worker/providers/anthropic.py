@@ -7,9 +7,13 @@ catalogue does not say, the model's name decides. Models since Claude 4.6 decide
 they think; all earlier ones, and models of other vendors, get a budget of half of `max_tokens`. If
 that is below the minimum budget, thinking is not requested.
 
-The signed thinking blocks of earlier turns are not sent back; between turns they are not needed. A
+Signed thinking blocks are sent back where the conversation has them: within a turn with calls. A
 model with a budget refuses a conversation in which its own turn calls tools without beginning with
-such a block, so thinking is not requested while the last messages are results of its calls.
+such a block, so thinking is not requested while the last messages are results of such calls; nor
+where a call is required, with which no model may think.
+
+Instructions in the middle of a conversation become part of the system prompt. Arguments that are no
+JSON object are sent in one.
 
 Web search is a tool that the upstream runs by itself, in its version of 2025-03-05: every model
 since Claude 3.5 accepts it, and it needs no other tool. An answer that is paused continues when its
@@ -25,9 +29,20 @@ import msgspec
 
 from shared.routing.search_estimate import MODEL_SEARCHES_MAX
 from shared.settings import ModelSettings, ReasoningOption, Secret
-from worker.providers.anthropic_answers import MessageReader, PausableMessageReader
-from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
-from worker.providers.conversation import normalize_messages, system_prompt
+from shared.wire.conversation import CallPart, OpaquePart, TextPart, ToolDefinition
+from worker.providers.anthropic_answers import (
+    DIALECT,
+    MessageReader,
+    PausableMessageReader,
+)
+from worker.providers.contract import ChatMessage, ChatRequest, Image, MessagePart
+from worker.providers.conversation import (
+    arguments_of,
+    is_readable,
+    normalize_messages,
+    system_prompt,
+)
+from worker.providers.kept_reasoning import THINKING_TYPES
 
 _VERSION: Final = {"anthropic-version": "2023-06-01"}
 _BUDGET_TOKENS_MIN: Final = 1024
@@ -38,6 +53,7 @@ _SEARCH: Final = {
     "name": "web_search",
     "max_uses": MODEL_SEARCHES_MAX,
 }
+_NO_PARAMETERS: Final = {"type": "object", "properties": {}}
 _NOT_IN_AN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
 
 
@@ -60,13 +76,7 @@ class Anthropic:
         payload: dict[str, Any] = {
             "model": request.model.upstream,
             "max_tokens": request.max_tokens,
-            "messages": [
-                {
-                    "role": role,
-                    "content": [block for message in group for block in _blocks(message)],
-                }
-                for role, group in groupby(normalize_messages(request.messages), _role)
-            ],
+            "messages": _messages(request),
             "stream": True,
         }
         if request.so_far:
@@ -79,8 +89,10 @@ class Anthropic:
             tools.append(_SEARCH)
         if tools:
             payload["tools"] = tools
+        if request.tools and request.tool_choice.mode != "auto":
+            payload["tool_choice"] = _tool_choice(request)
         if request.deep_think:
-            payload |= _thinking(request)
+            payload |= _thinking(request, payload["messages"])
         return _encode(payload)
 
     def reader(self, request: ChatRequest) -> MessageReader:
@@ -88,24 +100,49 @@ class Anthropic:
         return PausableMessageReader(request) if request.web_search else MessageReader(request)
 
 
+def _messages(request: ChatRequest) -> list[dict[str, Any]]:
+    """Return the conversation; messages of the same role that follow each other become one."""
+    return [
+        {
+            "role": role,
+            "content": [block for message in group for block in _blocks(message, request.model)],
+        }
+        for role, group in groupby(normalize_messages(request.messages), _role)
+    ]
+
+
 def _role(message: ChatMessage) -> str:
     """Return the role of a message; tool results have the role of the user."""
     return "assistant" if message.role == "assistant" else "user"
 
 
-def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
+def _blocks(message: ChatMessage, model: ModelSettings) -> list[dict[str, Any]]:
     """Return the blocks of a message, none of which is blank."""
-    text = message.content if message.content.strip() else ""
-    if message.role == "tool":
-        result = {"type": "tool_result", "tool_use_id": _id(message.call_id)}
-        return [result | ({"content": text} if text else {})]
-    blocks = [_image(image) for image in message.images]
-    if text:
-        blocks.append({"type": "text", "text": text})
-    for call in message.calls:
-        named = {"id": _id(call.call_id), "name": call.tool}
-        blocks.append({"type": "tool_use", **named, "input": call.arguments})
-    return blocks
+    blocks = [block for part in message.parts for block in _block(part, model)]
+    if message.role != "tool":
+        return blocks
+    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _id(message.call_id)}
+    if blocks:
+        is_text = len(blocks) == 1 and blocks[0]["type"] == "text"
+        result["content"] = blocks[0]["text"] if is_text else blocks
+    if message.is_error:
+        result["is_error"] = True
+    return [result]
+
+
+def _block(part: MessagePart, model: ModelSettings) -> list[dict[str, Any]]:
+    """Return the block of a part; none for an opaque part that the upstream cannot read."""
+    match part:
+        case TextPart(text):
+            return [{"type": "text", "text": text}]
+        case Image():
+            return [_image(part)]
+        case CallPart():
+            named = {"id": _id(part.call_id), "name": part.tool}
+            return [{"type": "tool_use", **named, "input": arguments_of(part)}]
+        case OpaquePart():
+            is_block = part.value.get("type") in THINKING_TYPES
+            return [part.value] if is_block and is_readable(part, DIALECT, model) else []
 
 
 def _id(call_id: str) -> str:
@@ -119,12 +156,22 @@ def _image(image: Image) -> dict[str, Any]:
     return {"type": "image", "source": source}
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
+def _tool(tool: ToolDefinition) -> dict[str, Any]:
+    described = {"description": tool.description} if tool.description else {}
+    strict = {"strict": True} if tool.is_strict else {}
     return {
         "name": tool.name,
-        "description": tool.description,
-        "input_schema": tool.parameters,
+        **described,
+        "input_schema": tool.parameters or _NO_PARAMETERS,
+        **strict,
     }
+
+
+def _tool_choice(request: ChatRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    if choice.mode == "named":
+        return {"type": "tool", "name": choice.name}
+    return {"type": "any" if choice.mode == "required" else choice.mode}
 
 
 def _option_by_name(upstream: str) -> ReasoningOption:
@@ -133,8 +180,10 @@ def _option_by_name(upstream: str) -> ReasoningOption:
     return "adaptive" if is_adaptive else "budget"
 
 
-def _thinking(request: ChatRequest) -> dict[str, Any]:
+def _thinking(request: ChatRequest, messages: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the fields that request thinking; none if the model would refuse them."""
+    if request.tools and request.tool_choice.mode in {"required", "named"}:
+        return {}
     option = request.model.reasoning_option or _option_by_name(request.model.upstream)
     if option == "adaptive":
         # Without `display`, the thinking is not shown.
@@ -143,6 +192,14 @@ def _thinking(request: ChatRequest) -> dict[str, Any]:
     if option != "budget":
         return {}
     budget_tokens = request.max_tokens // 2
-    if budget_tokens < _BUDGET_TOKENS_MIN or request.messages[-1].role == "tool":
+    if budget_tokens < _BUDGET_TOKENS_MIN or not _may_think_on(request, messages):
         return {}
     return {"thinking": {"type": "enabled", "budget_tokens": budget_tokens}}
+
+
+def _may_think_on(request: ChatRequest, messages: list[dict[str, Any]]) -> bool:
+    """Tell whether the model has not called yet in this turn, or thought before it called."""
+    if request.messages[-1].role != "tool":
+        return True
+    called = next(message for message in reversed(messages) if message["role"] == "assistant")
+    return called["content"][0]["type"] in THINKING_TYPES

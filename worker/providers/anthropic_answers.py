@@ -9,9 +9,12 @@ The type of an event without `type` is inferred from its fields. The end is the 
 stop reason. If the reason is unknown, or missing although usage was counted, the last event is the
 end.
 
-Left out of the answer: signatures, redacted thinking, citations other than of pages, and all other
-tools that the upstream runs by itself, which are never offered. Events of unknown types are
-ignored, as Anthropic's versioning policy asks.
+Where tools were offered, each block of thinking is returned with its signature as an opaque part at
+its end, since it must precede the calls that follow it.
+
+Left out of the answer: citations other than of pages, and all other tools that the upstream runs by
+itself, which are never offered. Events of unknown types are ignored, as Anthropic's versioning
+policy asks.
 """
 
 from collections.abc import Sequence
@@ -20,6 +23,7 @@ from typing import Any, Final
 import msgspec
 from typing_extensions import override
 
+from shared.wire.conversation import OpaquePart
 from shared.wire.message import FinishReason
 from worker.providers.citations import Citations
 from worker.providers.contract import (
@@ -34,9 +38,11 @@ from worker.providers.contract import (
 )
 from worker.providers.failures import NO_ERROR, InBandError
 from worker.providers.finish_reasons import AnswerFailedError, read_finish_reason
+from worker.providers.kept_reasoning import THINKING_TYPES, ThinkingBlocks
 from worker.providers.tolerant_json import TolerantDecoder, convert_struct, is_json, loads
 from worker.providers.tool_calls import PartialToolCall, ToolCalls
 
+DIALECT: Final = "anthropic"
 _PAUSED: Final = "pause_turn"
 
 
@@ -58,6 +64,8 @@ class _Block(msgspec.Struct):
     type: str = ""
     text: str | None = None
     thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
     id: str | None = None
     name: str | None = None
     input: dict[str, Any] | None = None
@@ -128,6 +136,7 @@ class MessageReader:
         self._citations = Citations()
         # The calls that have begun, by their block, and whether they are ours to run.
         self._open: dict[int, tuple[PartialToolCall, bool]] = {}
+        self._thinking = ThinkingBlocks()
         self._has_tool_call = False
         self._has_text = False
         # Signs that the answer is complete, if its last event follows.
@@ -217,6 +226,9 @@ class MessageReader:
         """Begin a block. Raises TooLargeError; ValidationError if its index is still in use."""
         if not block.type.endswith("tool_use"):
             self._has_text = self._has_text or bool(block.text)
+            if block.type in THINKING_TYPES and self._request.tools:
+                kept = {"signature": block.signature, "data": block.data}
+                self._thinking.begin(index, block.type, thinking=block.thinking, **kept)
             thought = [Reasoning(block.thinking)] if block.thinking else []
             return [*thought, *([Text(block.text)] if block.text else [])]
         if index in self._open and not self._is_lenient():
@@ -233,6 +245,8 @@ class MessageReader:
         if delta.text and (kind == "text_delta" or not kind):
             self._has_text = True
             return (Text(delta.text),)
+        if index in self._thinking:
+            self._thinking.grow(index, delta.thinking, delta.signature)
         if delta.thinking and (kind == "thinking_delta" or not kind):
             return (Reasoning(delta.thinking),)
         if kind == "citations_delta" and isinstance(delta.citation, dict):
@@ -246,7 +260,10 @@ class MessageReader:
         return ()
 
     def _close(self, index: int) -> Sequence[Part]:
-        """End a block; a call must be complete now. Raises MsgspecError if it is not."""
+        """End a block. Raises MsgspecError for a call without a name."""
+        if index in self._thinking:
+            kept = self._thinking.close(index)
+            return (OpaquePart(DIALECT, kept, self._request.model.provider),)
         call, is_ours = self._open.pop(index, (None, False))
         if call is None or not is_ours:
             return ()

@@ -7,12 +7,25 @@ knows.
 """
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from shared.settings import ModelSettings, Secret
-from shared.wire.event import ToolCall, ToolResult
+from shared.wire.conversation import (
+    AUTO_CHOICE,
+    DEFAULT_SAMPLING,
+    FREE_TEXT,
+    AnswerForm,
+    CallPart,
+    OpaquePart,
+    Role,
+    Sampling,
+    TextPart,
+    ToolChoice,
+    ToolDefinition,
+)
+from shared.wire.event import ToolResult
 from shared.wire.message import Citation, FinishReason, Media, MediaKind
 from worker.providers.rate_limit_headers import RateLimits
 
@@ -31,40 +44,58 @@ class Image(msgspec.Struct, frozen=True):
     content: bytes
 
 
-class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One message as a model reads it.
+MessagePart = TextPart | Image | CallPart | OpaquePart
 
-    A user's message may have images, an assistant's may have tool calls. A tool's message is the
-    result of the call `call_id`; the results of all calls of a message follow it directly.
-    Reasoning is not sent back to a model.
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message as a model reads it: its parts in their order, images in full.
+
+    Only users' and tools' messages have images, only an assistant's has calls and opaque parts. A
+    tool's message is the result of the call `call_id`, or its failure; the results of all calls of
+    a message follow it directly.
     """
 
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-    images: tuple[Image, ...] = ()
-    calls: tuple[ToolCall, ...] = ()
+    role: Role
+    parts: tuple[MessagePart, ...]
     call_id: str = ""
+    is_error: bool = False
+
+    @property
+    def text(self) -> str:
+        """All text of the message, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The images of the message."""
+        return tuple(part for part in self.parts if isinstance(part, Image))
+
+    @property
+    def calls(self) -> tuple[CallPart, ...]:
+        """The calls of tools in the message."""
+        return tuple(part for part in self.parts if isinstance(part, CallPart))
 
 
-class Tool(msgspec.Struct, frozen=True):
-    """A tool that a model may call; `parameters` is the JSON schema of an object."""
-
-    name: str
-    description: str
-    parameters: dict[str, Any]
+def text_message(role: Role, text: str, images: Sequence[Image] = ()) -> ChatMessage:
+    """Return a message of one text, after images."""
+    return ChatMessage(role, (*images, TextPart(text)) if text else tuple(images))
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream call; `max_tokens` bounds the answer together with its reasoning.
 
     `deep_think` and `web_search` are set only for models that support them by the catalogue;
-    dialects do not check that. `so_far` is the content that the upstream sent before it paused.
+    dialects do not check that. `tool_choice` counts where there are tools. `so_far` is the content
+    that the upstream sent before it paused.
     """
 
     model: ModelSettings
     messages: list[ChatMessage]
     max_tokens: int
-    tools: tuple[Tool, ...] = ()
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: ToolChoice = AUTO_CHOICE
+    sampling: Sampling = DEFAULT_SAMPLING
+    form: AnswerForm = FREE_TEXT
     deep_think: bool = False
     web_search: bool = False
     so_far: tuple[dict[str, Any], ...] = ()
@@ -133,9 +164,18 @@ class KeepAlive(msgspec.Struct, frozen=True):
     limits: RateLimits | None = None
 
 
-# What comes beside text. Tool events of the upstream itself and media URLs are passed on unchanged;
-# of its own web search, the pages that the answer cites.
-NonTextPart = Reasoning | ToolCall | ToolResult | Media | GeneratedMedia | Citation | ReportedUsage
+# What comes beside text: calls of tools, whole, and what the upstream wants back unchanged; results
+# of the upstream's own tools and media URLs, passed on; of its web search, the pages cited.
+NonTextPart = (
+    Reasoning
+    | CallPart
+    | OpaquePart
+    | ToolResult
+    | Media
+    | GeneratedMedia
+    | Citation
+    | ReportedUsage
+)
 Part = Text | NonTextPart | Ended | Paused | KeepAlive
 
 

@@ -5,8 +5,12 @@ Owns the body, path and headers of a request; `gemini_answers` reads the answer.
 Some fields depend on the model; if the catalogue does not say how, the model's name decides. Models
 before Gemini 3 get a budget for thinking (half of `max_tokens`, which it shares with the answer),
 later ones a level. Later ones also refuse a call of theirs in the conversation without the
-signature that came with it; signatures are not kept, so the API's placeholder for calls from
-elsewhere is sent.
+signature that came with it; for a call from elsewhere the API's placeholder is sent. A text's
+signature is sent in an empty part after it, as the API itself does in streams. Later ones take the
+images of a result within it; for earlier ones they follow the results.
+
+Instructions in the middle of a conversation become part of the system prompt. Arguments that are no
+JSON object are sent in one.
 
 A model that makes images or sounds is asked for them.
 
@@ -23,15 +27,22 @@ from urllib.parse import quote
 import msgspec
 
 from shared.settings import ModelSettings, Secret
-from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
-from worker.providers.conversation import normalize_messages, system_prompt
-from worker.providers.gemini_answers import CandidateReader
+from shared.wire.conversation import CallPart, OpaquePart, TextPart, ToolDefinition
+from worker.providers.contract import ChatMessage, ChatRequest, Image, MessagePart
+from worker.providers.conversation import (
+    arguments_of,
+    is_readable,
+    normalize_messages,
+    system_prompt,
+)
+from worker.providers.gemini_answers import DIALECT, SIGNATURE, SIGNS, CandidateReader
 
 _BEFORE_3: Final = re.compile(r"gemini-[12]\b")
 # The minimum and the maximum that every one of them allows.
 _BUDGET_TOKENS_MIN: Final = 512
 _BUDGET_TOKENS_MAX: Final = 24_576
 _FOREIGN: Final = "skip_thought_signature_validator"
+_RESULT_IMAGES: Final = "The images of the tool result `{}`:"
 
 
 _encode = msgspec.json.Encoder().encode
@@ -67,6 +78,8 @@ class Gemini:
             tools.append({"googleSearch": {}})
         if tools:
             payload["tools"] = tools
+        if request.tools and (calling := _calling(request)):
+            payload["toolConfig"] = {"functionCallingConfig": calling}
         return _encode(payload)
 
     def reader(self, request: ChatRequest) -> CandidateReader:
@@ -75,33 +88,82 @@ class Gemini:
 
 
 def _contents(request: ChatRequest) -> list[dict[str, Any]]:
-    """Return the conversation; all tool results of a turn are one entry of their own."""
+    """Return the conversation; all tool results of a message are one entry of their own."""
     messages = normalize_messages(request.messages)
     tools = {call.call_id: call.tool for message in messages for call in message.calls}
-    is_signed = not _BEFORE_3.search(request.model.upstream)
-    contents = []
+    is_before_3 = bool(_BEFORE_3.search(request.model.upstream))
+    contents: list[dict[str, Any]] = []
     for role, group in groupby(messages, lambda message: message.role):
-        parts = [part for message in group for part in _parts(message, tools)]
-        calls = [part for part in parts if "functionCall" in part]
-        if calls and is_signed:
-            calls[0]["thoughtSignature"] = _FOREIGN
-        contents.append({"role": "model" if role == "assistant" else "user", "parts": parts})
+        if role == "assistant":
+            parts = [part for message in group for part in _said(message, request.model)]
+            _sign(parts, is_required=not is_before_3)
+            contents.append({"role": "model", "parts": parts})
+        elif role == "tool":
+            contents += _results(list(group), tools, is_before_3=is_before_3)
+        else:
+            parts = [_part(part) for message in group for part in message.parts]
+            contents.append({"role": "user", "parts": parts})
     return contents
 
 
-def _parts(message: ChatMessage, tools: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the parts of a message, none of which is blank."""
-    if message.role == "tool":
-        tool = tools.get(message.call_id, message.call_id)
-        result = {"result": message.content}
-        return [{"functionResponse": {"id": message.call_id, "name": tool, "response": result}}]
-    parts = [_image(image) for image in message.images]
-    if message.content.strip():
-        parts.append({"text": message.content})
-    for call in message.calls:
-        named = {"id": call.call_id, "name": call.tool}
-        parts.append({"functionCall": named | {"args": call.arguments}})
+def _said(message: ChatMessage, model: ModelSettings) -> list[dict[str, Any]]:
+    """Return the parts of an assistant's message, with the signatures that the model can read."""
+    parts: list[dict[str, Any]] = []
+    for part in message.parts:
+        if not isinstance(part, OpaquePart):
+            parts.append(_part(part))
+            continue
+        signature = part.value.get(SIGNATURE)
+        if not signature or not is_readable(part, DIALECT, model):
+            continue
+        if part.value.get(SIGNS) == "call" and parts and "functionCall" in parts[-1]:
+            parts[-1][SIGNATURE] = signature
+        else:
+            parts.append({"text": "", SIGNATURE: signature})
     return parts
+
+
+def _sign(parts: list[dict[str, Any]], *, is_required: bool) -> None:
+    """Sign the first call of a message with the placeholder, if the model requires a signature."""
+    first = next((part for part in parts if "functionCall" in part), None)
+    if first is not None and is_required:
+        first.setdefault(SIGNATURE, _FOREIGN)
+
+
+def _results(
+    messages: list[ChatMessage], tools: dict[str, str], *, is_before_3: bool
+) -> list[dict[str, Any]]:
+    """Return the results of calls as one entry, and their images in a second if need be."""
+    results: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    for message in messages:
+        text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
+        result: dict[str, Any] = {
+            "id": message.call_id,
+            "name": tools.get(message.call_id, message.call_id),
+            "response": {"error" if message.is_error else "result": text},
+        }
+        if message.images and not is_before_3:
+            result["parts"] = [_image(image) for image in message.images]
+        elif message.images:
+            images.append({"text": _RESULT_IMAGES.format(message.call_id)})
+            images += [_image(image) for image in message.images]
+        results.append({"functionResponse": result})
+    contents = [{"role": "user", "parts": results}]
+    return [*contents, {"role": "user", "parts": images}] if images else contents
+
+
+def _part(part: MessagePart) -> dict[str, Any]:
+    match part:
+        case Image():
+            return _image(part)
+        case CallPart():
+            named = {"id": part.call_id, "name": part.tool}
+            return {"functionCall": named | {"args": arguments_of(part)}}
+        case TextPart(text):
+            return {"text": text}
+        case OpaquePart():
+            raise AssertionError("only an assistant has opaque parts")
 
 
 def _image(image: Image) -> dict[str, Any]:
@@ -109,12 +171,25 @@ def _image(image: Image) -> dict[str, Any]:
     return {"inlineData": {"mimeType": image.media_type, "data": content}}
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
-    return {
-        "name": tool.name,
-        "description": tool.description,
-        "parametersJsonSchema": tool.parameters,
-    }
+def _tool(tool: ToolDefinition) -> dict[str, Any]:
+    # The API asks for a description.
+    declared = {"name": tool.name, "description": tool.description or tool.name}
+    return declared | ({"parametersJsonSchema": tool.parameters} if tool.parameters else {})
+
+
+def _calling(request: ChatRequest) -> dict[str, Any]:
+    """Return how the model may call tools; nothing where it is free to decide."""
+    match request.tool_choice.mode:
+        case "none":
+            return {"mode": "NONE"}
+        case "required":
+            return {"mode": "ANY"}
+        case "named":
+            return {"mode": "ANY", "allowedFunctionNames": [request.tool_choice.name]}
+        case "auto":
+            # Calls are held to their schemas for all tools or for none.
+            is_strict = any(tool.is_strict for tool in request.tools)
+            return {"mode": "VALIDATED"} if is_strict else {}
 
 
 def _thinking(request: ChatRequest) -> dict[str, Any]:

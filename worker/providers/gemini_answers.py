@@ -8,8 +8,12 @@ Images and sounds arrive whole, except raw samples, which come in pieces and bec
 end. Usage counts are for the answer so far; prompts of tools that the upstream runs by itself are
 counted beside the prompt, thoughts beside the answer.
 
+Where tools were offered, the signature of a call or of a text is returned as an opaque part after
+it.
+
 Left out of the answer: media elsewhere (`fileData`) and within thoughts, code that the upstream
-runs by itself, signatures, citations other than of pages, and all candidates but the first.
+runs by itself, signatures of thoughts and media, citations other than of pages, and all candidates
+but the first.
 """
 
 import re
@@ -18,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from shared.wire.conversation import OpaquePart
 from shared.wire.message import FinishReason, MediaKind
 from worker.providers.citations import Citations
 from worker.providers.contract import (
@@ -36,6 +41,10 @@ from worker.providers.media import AudioSamples, decode_base64
 from worker.providers.tolerant_json import TolerantDecoder, loads
 from worker.providers.tool_calls import ToolCalls
 
+DIALECT: Final = "gemini"
+SIGNATURE: Final = "thoughtSignature"
+# Beside a signature: what it signs, the call or the text before it.
+SIGNS: Final = "signs"
 _SAMPLES: Final = frozenset({"audio/l16", "audio/pcm"})
 _KINDS: Final[dict[str, MediaKind]] = {"image": "image", "audio": "audio"}
 _RATE: Final = re.compile(r"rate=([0-9]{4,6})")
@@ -61,6 +70,7 @@ class _Part(msgspec.Struct, rename="camel"):
     thought: bool | None = None
     function_call: _FunctionCall | None = None
     inline_data: _Blob | None = None
+    thought_signature: str | None = None
 
 
 class _Content(msgspec.Struct):
@@ -153,7 +163,12 @@ class CandidateReader:
             if part.text and not part.thought:
                 self._has_text = True
                 parts.append(Text(part.text))
-            if part.thought or part.function_call is not None or part.inline_data is not None:
+            if (
+                part.thought
+                or part.function_call is not None
+                or part.inline_data is not None
+                or part.thought_signature
+            ):
                 self._take_rarer(part, parts)
         if isinstance(candidate.grounding_metadata, dict):
             parts += self._cited(candidate.grounding_metadata)
@@ -172,6 +187,15 @@ class CandidateReader:
             parts += self._called(part.function_call)
         if part.inline_data is not None and not part.thought:
             parts += self._produced(part.inline_data)
+        if part.thought_signature and self._request.tools:
+            parts += self._signed(part, part.thought_signature)
+
+    def _signed(self, part: _Part, signature: str) -> Sequence[Part]:
+        """Return the signature of a call or a text."""
+        if part.thought or part.inline_data is not None:
+            return ()
+        value = {SIGNS: "call" if part.function_call is not None else "text", SIGNATURE: signature}
+        return (OpaquePart(DIALECT, value, self._request.model.provider),)
 
     def _end(self, reason: FinishReason, parts: list[Part]) -> None:
         """Add the end, once."""

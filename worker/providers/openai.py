@@ -7,6 +7,13 @@ does not say how an answer is bounded, the model's name decides: OpenAI's own re
 o3..., gpt-5 and later) refuse `max_tokens` and require `max_completion_tokens`, which many
 compatible servers do not know.
 
+A conversation is sent in its order. OpenAI's own models know the role `developer`, and accept
+arguments of a call that are no JSON; many compatible servers know neither (vLLM refuses such a
+conversation for good), so they are sent `system`, and an object that holds the arguments. Results
+of tools have no images here: those follow in a user's message after the last result. A failed
+result says so in its text. What an upstream wants back of its reasoning (DeepSeek's
+`reasoning_content`, OpenRouter's `reasoning_details`) is a field of the message.
+
 A model that makes images or sounds is asked for them.
 
 Web search is requested in one of two ways, and the catalogue says which: with `web_search_options`
@@ -22,8 +29,11 @@ from typing import Any, Final
 import msgspec
 
 from shared.settings import ModelSettings, Secret
-from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
-from worker.providers.openai_answers import CompletionReader
+from shared.wire.conversation import CallPart, OpaquePart, TextPart, ToolChoice, ToolDefinition
+from worker.providers.contract import ChatMessage, ChatRequest, Image
+from worker.providers.conversation import arguments_of, is_readable
+from worker.providers.kept_reasoning import REASONING_FIELDS
+from worker.providers.openai_answers import DIALECT, CompletionReader
 
 _VOICE: Final = "alloy"
 _SEARCH: Final[dict[str, dict[str, Any]]] = {
@@ -31,6 +41,10 @@ _SEARCH: Final[dict[str, dict[str, Any]]] = {
     "plugins": {"plugins": [{"id": "web", "max_results": 5}]},
 }
 _REASONS_BY_ITSELF: Final = re.compile(r"(^|/)(o[1-9]|gpt-([5-9]|\d\d))")
+# OpenAI's own models; gpt-oss is served by others.
+_IS_OPENAIS: Final = re.compile(r"(^|/)(o[1-9]|gpt-\d|chatgpt-)")
+_RESULT_IMAGES: Final = "The images of the tool result `{}`:"
+_FAILED: Final = "Error: "
 
 
 _encode = msgspec.json.Encoder().encode
@@ -51,7 +65,7 @@ class OpenAI:
         """Return the body of a request."""
         payload: dict[str, Any] = {
             "model": request.model.upstream,
-            "messages": [_message(message) for message in request.messages],
+            "messages": _messages(request),
             _limit(request.model): request.max_tokens,
             "stream": True,
         }
@@ -59,6 +73,8 @@ class OpenAI:
             payload["stream_options"] = {"include_usage": True}
         if request.tools:
             payload["tools"] = [_tool(tool) for tool in request.tools]
+            if request.tool_choice.mode != "auto":
+                payload["tool_choice"] = _tool_choice(request.tool_choice)
         if request.deep_think:
             payload |= _thinking(request.model)
         if request.model.makes_media:
@@ -89,24 +105,76 @@ def _thinking(model: ModelSettings) -> dict[str, Any]:
             return {}
 
 
-def _message(message: ChatMessage) -> dict[str, Any]:
-    payload: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.role == "tool":
-        payload["tool_call_id"] = message.call_id
-    if message.images:
-        text = [{"type": "text", "text": message.content}] if message.content else []
-        payload["content"] = [*map(_image, message.images), *text]
-    if message.calls:
-        payload["content"] = message.content or None
+def _messages(request: ChatRequest) -> list[dict[str, Any]]:
+    """Return the conversation, the images of results after the last result of each message."""
+    is_openais = bool(_IS_OPENAIS.search(request.model.upstream))
+    sent: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
+    for message in request.messages:
+        if message.role == "tool":
+            sent.append(_result(message))
+            if message.images:
+                text = _RESULT_IMAGES.format(message.call_id)
+                waiting += [{"type": "text", "text": text}, *map(_image, message.images)]
+            continue
+        if waiting:
+            sent.append({"role": "user", "content": waiting})
+            waiting = []
+        if message.role == "assistant":
+            sent.append(_assistant(message, request.model, is_openais=is_openais))
+        else:
+            is_unknown = message.role == "developer" and not is_openais
+            role = "system" if is_unknown else message.role
+            sent.append({"role": role, "content": _content(message)})
+    if waiting:
+        sent.append({"role": "user", "content": waiting})
+    return sent
+
+
+def _content(message: ChatMessage) -> str | list[dict[str, Any]]:
+    """Return text as one string, which every server reads, or a list in which images have a place.
+
+    Where there are several texts, each begins a line.
+    """
+    if not message.images:
+        return "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
+    return [
+        _image(part) if isinstance(part, Image) else {"type": "text", "text": part.text}
+        for part in message.parts
+        if isinstance(part, Image) or (isinstance(part, TextPart) and part.text)
+    ]
+
+
+def _result(message: ChatMessage) -> dict[str, Any]:
+    text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
+    content = _FAILED + text if message.is_error else text
+    return {"role": "tool", "content": content, "tool_call_id": message.call_id}
+
+
+def _assistant(message: ChatMessage, model: ModelSettings, *, is_openais: bool) -> dict[str, Any]:
+    text, calls = message.text, message.calls
+    payload: dict[str, Any] = {"role": "assistant", "content": text or None if calls else text}
+    if calls:
         payload["tool_calls"] = [
             {
                 "id": call.call_id,
                 "type": "function",
-                "function": {"name": call.tool, "arguments": _encode(call.arguments).decode()},
+                "function": {"name": call.tool, "arguments": _arguments(call, as_is=is_openais)},
             }
-            for call in message.calls
+            for call in calls
         ]
+    for part in message.parts:
+        if isinstance(part, OpaquePart) and is_readable(part, DIALECT, model):
+            payload |= {name: part.value[name] for name in REASONING_FIELDS if name in part.value}
     return payload
+
+
+def _arguments(call: CallPart, *, as_is: bool) -> str:
+    """Return arguments as they were written, or as JSON where a server accepts nothing else."""
+    found = call.object
+    if found or (found is None and as_is):
+        return call.arguments
+    return _encode(arguments_of(call)).decode()
 
 
 def _image(image: Image) -> dict[str, Any]:
@@ -114,8 +182,21 @@ def _image(image: Image) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
-def _tool(tool: Tool) -> dict[str, Any]:
-    return {"type": "function", "function": msgspec.to_builtins(tool)}
+def _tool(tool: ToolDefinition) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.parameters:
+        function["parameters"] = tool.parameters
+    if tool.is_strict:
+        function["strict"] = True
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+    if choice.mode == "named":
+        return {"type": "function", "function": {"name": choice.name}}
+    return choice.mode
 
 
 def _modalities(model: ModelSettings) -> dict[str, Any]:

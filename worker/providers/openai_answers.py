@@ -2,7 +2,8 @@
 
 Owns the reading of chunks, and of a whole completion if a server sends one instead: its choice has
 a `message` in place of the `delta`. A tool call arrives in pieces and is returned once, at the end.
-Pure.
+Where tools were offered, reasoning that the upstream wants back with its calls is returned before
+them, as an opaque part. Pure.
 
 Images come as data URLs (OpenRouter's form). A sound comes in pieces of samples, returned as one at
 the end, beside a transcript that counts as text. Pages are cited by annotations; searches are not
@@ -35,10 +36,12 @@ from worker.providers.contract import (
 )
 from worker.providers.failures import NO_ERROR, InBandError
 from worker.providers.finish_reasons import read_finish_reason
+from worker.providers.kept_reasoning import KeptReasoning
 from worker.providers.media import AudioSamples, decode_base64
 from worker.providers.tolerant_json import TolerantDecoder, loads
 from worker.providers.tool_calls import PartialToolCall, ToolCalls
 
+DIALECT: Final = "openai"
 _LAST_WORD: Final = b"[DONE]"
 _LAST_WORDS: Final = frozenset({b"[DONE]", b"DONE"})
 _PICTURE: Final = re.compile(r"data:(image/[a-z0-9.+-]+);base64,")
@@ -82,6 +85,7 @@ class _Delta(msgspec.Struct):
     content: str | list[Any] | None = None
     reasoning_content: Any = None
     reasoning: Any = None
+    reasoning_details: Any = None
     refusal: str | None = None
     tool_calls: list[_Piece] | None = None
     images: list[_Picture] | None = None
@@ -150,6 +154,8 @@ class CompletionReader:
         self._citations = Citations()
         self._open: dict[int, PartialToolCall] = {}
         self._begun: list[PartialToolCall] = []
+        self._kept_reasoning = KeptReasoning()
+        self._read_delta = self._step_and_keep if request.tools else self._step
         self._has_text = False
         self._is_refused = False
         # Signs that the answer is complete, if `[DONE]` follows.
@@ -191,11 +197,11 @@ class CompletionReader:
     def _take(self, choice: _Choice, parts: list[Part]) -> None:
         """Add the parts of a choice."""
         if choice.delta is not None:
-            self._step(choice.delta, parts)
+            self._read_delta(choice.delta, parts)
         if choice.message is not None and not self._has_text:
             for index, piece in enumerate(choice.message.tool_calls or ()):
                 piece.index = index
-            self._step(choice.message, parts)
+            self._read_delta(choice.message, parts)
         if choice.error is not None and choice.error not in NO_ERROR and not self.has_ended:
             raise InBandError(choice.error)
         if choice.usage is not None:
@@ -224,6 +230,11 @@ class CompletionReader:
             self._show(delta, parts)
         if delta.annotations:
             parts += self._cited(delta.annotations)
+
+    def _step_and_keep(self, delta: _Delta, parts: list[Part]) -> None:
+        """Add the parts of a delta, and keep the reasoning that is to be sent back."""
+        self._kept_reasoning.add(delta.reasoning_content, delta.reasoning_details)
+        self._step(delta, parts)
 
     def _read_list(self, content: Any, parts: list[Part]) -> None:  # noqa: ANN401  a list, of anything
         """Add the texts, thoughts and refusals of a list of content; ignore anything else."""
@@ -300,6 +311,8 @@ class CompletionReader:
         """Add the calls, complete now, and the end. Raises MsgspecError if a call is not."""
         is_needed = bool(self._request.tools) or not self._has_text
         calls = [call.complete(is_needed=is_needed) for call in self._begun]
+        if any(calls):
+            parts += self._kept_reasoning.parts(DIALECT, self._request.model.provider)
         parts += (call for call in calls if call is not None)
         parts += self._samples.complete()
         if reason == "stop" and self._is_refused:

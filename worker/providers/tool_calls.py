@@ -1,20 +1,20 @@
 """Assembles the tool calls of one answer from the pieces in which they arrive.
 
-Owns when a call is complete: it has a name, and arguments that are one JSON object. A malformed
-call is an error of the stream, unless no tool was offered; one call too many always is.
+Owns when a call is complete: it has a name. Its arguments are returned as the model wrote them, be
+they JSON or not. A call without a name is an error of the stream, unless no tool was offered; one
+call too many always is.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from shared.ids import new_id
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from worker.providers.sse import EVENT_BYTES_MAX, TooLargeError
 
 TOOL_CALLS_MAX: Final = 128
 _NO_ARGUMENTS: Final = (b"", b"null")
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ToolCalls:
@@ -48,29 +48,24 @@ class PartialToolCall:
         self._arguments = bytearray()
 
     def add_piece(self, piece: bytes) -> None:
-        """Add a piece of the arguments' JSON. Raises TooLargeError."""
+        """Add a piece of the arguments. Raises TooLargeError."""
         self._tool_calls.count_bytes(len(piece))
         self._arguments += piece
 
-    def complete(self, *, is_needed: bool) -> ToolCall | None:
-        """Return the call; None if it is malformed and not needed: no tool was offered.
+    def complete(self, *, is_needed: bool) -> CallPart | None:
+        """Return the call; None if it has no name and is not needed: no tool was offered.
 
-        Without an id from the upstream, the call gets a new one.
+        Without an id from the upstream, the call gets a new one; without arguments, `{}`.
 
         Raises:
-            msgspec.MsgspecError: it is needed, and malformed or incomplete.
+            msgspec.ValidationError: it is needed, and has no name.
 
         """
-        try:
-            return self._complete()
-        except (msgspec.MsgspecError, RecursionError):
-            if is_needed:
-                raise
-            return None
-
-    def _complete(self) -> ToolCall:
         if not self.tool:
-            raise msgspec.ValidationError("a call names no tool")
-        received = bytes(self._arguments.strip())
-        arguments = {} if received in _NO_ARGUMENTS else _decode(received)
-        return ToolCall(self.call_id or new_id(), self.tool, arguments)
+            if is_needed:
+                raise msgspec.ValidationError("a call names no tool")
+            return None
+        received = bytes(self._arguments)
+        is_empty = received.strip() in _NO_ARGUMENTS
+        arguments = "{}" if is_empty else received.decode(errors="replace")
+        return CallPart(self.call_id or new_id(), self.tool, arguments)

@@ -8,7 +8,7 @@ from shared.routing import price
 from shared.stores import sessions
 from shared.telemetry import logs
 from shared.wire.message import BYTES_PER_TOKEN
-from worker.providers.contract import ChatMessage
+from worker.providers.contract import text_message
 from worker.run import Run
 
 _PERSONA_AND_PROMPT = "\n\n"
@@ -31,11 +31,11 @@ async def load_history(run: Run) -> None:
         for turn in turns
         if turn.assistant is not None and turn.assistant.content
         for message in (
-            ChatMessage("user", turn.user.content),
-            ChatMessage("assistant", turn.assistant.content),
+            text_message("user", turn.user.content),
+            text_message("assistant", turn.assistant.content),
         )
     ]
-    run.history_tokens = sum(price.tokens_in(message.content) for message in run.history)
+    run.history_tokens = sum(price.tokens_in(message.text) for message in run.history)
     run.is_history_whole = turns.is_whole
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Final
 
 from shared.wire.enhancement import Reason
-from worker.providers.contract import ChatMessage
+from worker.providers.contract import ChatMessage, text_message
 
 TIMES_LONGER_MAX: Final = 4
 _TURNS_SHOWN: Final = 2
@@ -57,14 +57,12 @@ def build_messages(message: str, history: list[ChatMessage], mark: str) -> list[
     """Return the prompt; `mark` is a word that the author of the message cannot know."""
     parts = []
     if history:
-        shown = (
-            f"{each.role}: {_shortened(each.content)}" for each in history[-2 * _TURNS_SHOWN :]
-        )
+        shown = (f"{each.role}: {_shortened(each.text)}" for each in history[-2 * _TURNS_SHOWN :])
         parts.append(f"<earlier-{mark}>\n" + "\n".join(shown) + f"\n</earlier-{mark}>")
     parts.append(f"<message-{mark}>\n{message}\n</message-{mark}>")
     return [
-        ChatMessage("system", _TASK.format(mark=mark)),
-        ChatMessage("user", "\n".join(parts)),
+        text_message("system", _TASK.format(mark=mark)),
+        text_message("user", "\n".join(parts)),
     ]
 
 

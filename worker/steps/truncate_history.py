@@ -5,7 +5,7 @@ the caller has already subtracted the room for the answer from `tokens_max`.
 """
 
 from shared.routing import price
-from worker.providers.contract import ChatMessage, Image
+from worker.providers.contract import ChatMessage, Image, text_message
 
 
 def truncate_history(
@@ -20,12 +20,12 @@ def truncate_history(
 
     `history` alternates user and assistant. The system prompt and the message are always sent.
     """
-    fixed = [ChatMessage("system", system_prompt)] if system_prompt else []
-    last = ChatMessage("user", message, images=images)
+    fixed = [text_message("system", system_prompt)] if system_prompt else []
+    last = text_message("user", message, images)
     left = tokens_max - tokens_of([*fixed, last])
     kept: list[ChatMessage] = []
     for user, assistant in reversed(list(zip(history[::2], history[1::2], strict=True))):
-        left -= price.tokens_in(user.content) + price.tokens_in(assistant.content)
+        left -= price.tokens_in(user.text) + price.tokens_in(assistant.text)
         if left < 0:
             break
         kept[:0] = (user, assistant)
@@ -35,6 +35,6 @@ def truncate_history(
 def tokens_of(messages: list[ChatMessage]) -> int:
     """Estimate the tokens of a conversation, high."""
     return sum(
-        price.tokens_in(message.content) + price.IMAGE_TOKENS * len(message.images)
+        price.tokens_in(message.text) + price.IMAGE_TOKENS * len(message.images)
         for message in messages
     )

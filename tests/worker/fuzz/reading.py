@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from shared.wire.message import Citation
 from worker.providers.contract import (
     SEARCHES_MAX,
@@ -261,16 +261,12 @@ def is_error(value: object) -> bool:
     return value is not None and value not in (False, "")
 
 
-def called(call_id: str | None, tool: str | None, arguments: str) -> ToolCall:
+def called(call_id: str | None, tool: str | None, arguments: str) -> CallPart:
     """Return a call; one without an id has none here. Raises FaultError."""
     if not tool:
         raise FaultError(is_ours=True)
-    said = arguments.strip(_BLANKS)
-    try:
-        found = {} if said in {"", "null"} else msgspec.json.decode(said, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError):
-        raise FaultError(is_ours=True) from None
-    return ToolCall(call_id or "", tool, found)
+    is_empty = arguments.strip(_BLANKS) in {"", "null"}
+    return CallPart(call_id or "", tool, "{}" if is_empty else arguments)
 
 
 def decoded(text: str) -> bytes | None:

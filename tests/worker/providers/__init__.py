@@ -6,6 +6,7 @@ dialects         The list of all rows
 openai           The row of chat completions
 anthropic        The row of Anthropic's messages
 gemini           The row of Gemini's generateContent
+messages         Short forms of calls of tools, and of their results
 calls            One call of an adapter, and its result
 upstream         A server of raw bytes: a script decides what each connection is sent, and when
 memory_upstream  The same in memory, for tests that call thousands of times

@@ -11,13 +11,12 @@ import msgspec
 
 from shared.errors import ProviderError
 from shared.settings import ProviderSettings, Secret
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from shared.wire.message import Citation
 from tests.worker.providers.dialect_row import MODEL, Dialect
 from tests.worker.providers.upstream import Script, Upstream
 from worker.providers import http_provider as provider
 from worker.providers.contract import (
-    ChatMessage,
     ChatRequest,
     Ended,
     KeepAlive,
@@ -25,12 +24,13 @@ from worker.providers.contract import (
     Provider,
     ReportedUsage,
     Text,
+    text_message,
 )
 
 PATIENT_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 0.3
 REQUEST: Final = ChatRequest(
-    model=MODEL, messages=[ChatMessage("user", "How many bears?")], max_tokens=64
+    model=MODEL, messages=[text_message("user", "How many bears?")], max_tokens=64
 )
 FIRST_SECONDS: Final = 0.4
 # Of a model that is not waited for long.
@@ -60,9 +60,9 @@ class Received:
         return found[-1] if found else None
 
     @property
-    def called(self) -> list[ToolCall]:
+    def called(self) -> list[CallPart]:
         """The tools that were called."""
-        return [part for part in self.parts if isinstance(part, ToolCall)]
+        return [part for part in self.parts if isinstance(part, CallPart)]
 
     @property
     def cited(self) -> list[Citation]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from shared.settings import ModelSettings
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart, ToolDefinition
+from tests.worker.providers.messages import calling, result
 from worker.providers import contract
-from worker.providers.contract import ChatMessage, ChatRequest, Image, Tool
+from worker.providers.contract import ChatMessage, ChatRequest, Image, text_message
 
 # `other` is a reason of the upstream's own.
 Reason = Literal["stop", "length", "content_filter", "tool_calls", "other"]
@@ -76,12 +77,12 @@ MODEL: Final = ModelSettings(
     identifier="m", provider="up", upstream="upstream-m", first_token_seconds=10.0
 )
 SCHEMA: Final = {"type": "object", "properties": {"city": {"type": "string"}}}
-_QUESTION: Final = ChatMessage("user", "How many bears?")
+_QUESTION: Final = text_message("user", "How many bears?")
 
 
 def _request(
     *messages: ChatMessage,
-    tools: tuple[Tool, ...] = (),
+    tools: tuple[ToolDefinition, ...] = (),
     think: bool = False,
     search: bool = False,
 ) -> ChatRequest:
@@ -95,27 +96,25 @@ def _request(
     )
 
 
-_WEATHER: Final = Tool("weather", "Tells the weather.", SCHEMA)
+_WEATHER: Final = ToolDefinition(
+    name="weather", description="Tells the weather.", parameters=SCHEMA
+)
 REQUESTS: Final[dict[Topic, ChatRequest]] = {
-    "system prompt": _request(ChatMessage("system", "Be brief."), _QUESTION),
-    "image": _request(ChatMessage("user", "What is it?", images=(Image("image/png", b"\x89PNG"),))),
+    "system prompt": _request(text_message("system", "Be brief."), _QUESTION),
+    "image": _request(text_message("user", "What is it?", [Image("image/png", b"\x89PNG")])),
     "tools": _request(_QUESTION, tools=(_WEATHER,)),
     "deep think": _request(_QUESTION, think=True),
     "web search": _request(_QUESTION, search=True),
     "web search beside tools": _request(_QUESTION, tools=(_WEATHER,), search=True),
     "history of calls": _request(
-        ChatMessage("user", "Is it warm?"),
-        ChatMessage(
-            "assistant",
-            "",
-            calls=(
-                ToolCall("c1", "weather", {"city": "Bärn"}),
-                ToolCall("c2", "weather", {"city": "Basel"}),
-            ),
+        text_message("user", "Is it warm?"),
+        calling(
+            CallPart("c1", "weather", '{"city":"Bärn"}'),
+            CallPart("c2", "weather", '{"city":"Basel"}'),
         ),
-        ChatMessage("tool", "sunny", call_id="c1"),
-        ChatMessage("tool", "rain", call_id="c2"),
-        ChatMessage("assistant", "In Bärn."),
-        ChatMessage("user", "And now?"),
+        result("c1", "sunny"),
+        result("c2", "rain"),
+        text_message("assistant", "In Bärn."),
+        text_message("user", "And now?"),
     ),
 }

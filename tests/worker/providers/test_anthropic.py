@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from shared.settings import ModelSettings
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from tests.worker.providers import anthropic
 from tests.worker.providers.anthropic import begun, closed, ended, grown, said, started
 from tests.worker.providers.calls import Call
 from tests.worker.providers.dialect_row import MODEL, event
+from tests.worker.providers.messages import calling, result
 from tests.worker.providers.upstream import whole
 from worker.providers.anthropic import Anthropic
 from worker.providers.contract import (
@@ -23,6 +24,7 @@ from worker.providers.contract import (
     Reasoning,
     ReportedUsage,
     Text,
+    text_message,
 )
 from worker.providers.conversation import EMPTY_MESSAGE_TEXT
 
@@ -67,7 +69,7 @@ async def test_whole_exchange(call: Call) -> None:
         Reasoning("two."),
         Text("I look "),
         Text("out."),
-        ToolCall("toolu_1", "look", {"where": "outside"}),
+        CallPart("toolu_1", "look", '{"where": "outside"}'),
         Ended("tool_calls"),
         ReportedUsage(120, 41, cached_input_tokens=100),
     ]
@@ -110,7 +112,7 @@ _SEARCH: Final = (
         (_SEARCH, []),
         (
             begun(3, type="tool_use", id="a", name="f", input={"x": 1}) + closed(3),
-            [ToolCall("a", "f", {"x": 1})],
+            [CallPart("a", "f", '{"x":1}')],
         ),
         (
             said("message_delta", delta={}, usage={"input_tokens": 5, "output_tokens": 6}),
@@ -265,25 +267,25 @@ def _body(*messages: ChatMessage, max_tokens: int = 64, **fields: object) -> dic
     return body
 
 
-_USER: Final = ChatMessage("user", "Two?")
-_CALLING: Final = ChatMessage("assistant", " \n", calls=(ToolCall("functions.f:0", "f", {}),))
+_USER: Final = text_message("user", "Two?")
+_CALLING: Final = calling(CallPart("functions.f:0", "f", "{}"), text=" \n")
 
 
 @pytest.mark.parametrize(
     ("messages", "expected_texts"),
     [
         ([_USER], [("user", ["Two?"])]),
-        ([ChatMessage("user", " \n")], [("user", [EMPTY_MESSAGE_TEXT])]),
-        ([_USER, ChatMessage("assistant", ""), _USER], [("user", ["Two?", "Two?"])]),
+        ([text_message("user", " \n")], [("user", [EMPTY_MESSAGE_TEXT])]),
+        ([_USER, text_message("assistant", ""), _USER], [("user", ["Two?", "Two?"])]),
         (
-            [ChatMessage("assistant", "Hi."), _USER],
+            [text_message("assistant", "Hi."), _USER],
             [("user", [EMPTY_MESSAGE_TEXT]), ("assistant", ["Hi."]), ("user", ["Two?"])],
         ),
         (
-            [ChatMessage("user", ""), ChatMessage("assistant", "Hi."), _USER],
+            [text_message("user", ""), text_message("assistant", "Hi."), _USER],
             [("user", [EMPTY_MESSAGE_TEXT]), ("assistant", ["Hi."]), ("user", ["Two?"])],
         ),
-        ([ChatMessage("system", " "), _USER, _USER], [("user", ["Two?", "Two?"])]),
+        ([text_message("system", " "), _USER, _USER], [("user", ["Two?", "Two?"])]),
         ([], [("user", [EMPTY_MESSAGE_TEXT])]),
     ],
 )
@@ -300,7 +302,7 @@ def test_lawful_conversation_is_one_of_theirs(
 
 
 def test_results_of_tools_and_what_follows_are_one_message() -> None:
-    body = _body(_USER, _CALLING, ChatMessage("tool", "", call_id="functions.f:0"), _USER)
+    body = _body(_USER, _CALLING, result("functions.f:0", ""), _USER)
     assert body["messages"][1:] == [
         {
             "role": "assistant",
@@ -317,7 +319,7 @@ def test_results_of_tools_and_what_follows_are_one_message() -> None:
 
 
 def test_image_may_come_without_a_word() -> None:
-    body = _body(ChatMessage("user", "", images=(Image("image/gif", b"GIF"),)))
+    body = _body(text_message("user", "", [Image("image/gif", b"GIF")]))
     (block,) = body["messages"][0]["content"]
     assert block["source"] == {"type": "base64", "media_type": "image/gif", "data": "R0lG"}
 
@@ -351,6 +353,6 @@ def test_name_of_a_model_tells_how_it_is_asked_to_think(
 
 
 def test_model_with_a_budget_does_not_think_on_between_calls() -> None:
-    answered = ChatMessage("tool", "done", call_id="functions.f:0")
+    answered = result("functions.f:0", "done")
     body = _body(_USER, _CALLING, answered, max_tokens=9000, deep_think=True)
     assert "thinking" not in body

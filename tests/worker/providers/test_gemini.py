@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from shared.settings import ModelSettings
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from tests.worker.providers import gemini
 from tests.worker.providers.calls import Call
 from tests.worker.providers.dialect_row import MODEL, event
 from tests.worker.providers.gemini import chunk, used
+from tests.worker.providers.messages import calling, result
 from tests.worker.providers.upstream import chunked, whole
 from worker.providers.contract import (
     ChatMessage,
@@ -22,6 +23,7 @@ from worker.providers.contract import (
     Reasoning,
     ReportedUsage,
     Text,
+    text_message,
 )
 from worker.providers.conversation import EMPTY_MESSAGE_TEXT
 from worker.providers.gemini import Gemini
@@ -52,7 +54,7 @@ async def test_whole_exchange(call: Call) -> None:
         Reasoning("Bears: two."),
         Text("I look "),
         Text("out."),
-        ToolCall("fc_1", "look", {"where": "outside"}),
+        CallPart("fc_1", "look", '{"where": "outside"}'),
         Ended("tool_calls"),
         ReportedUsage(20, 41, 30),
     ]
@@ -194,17 +196,17 @@ def _body(*messages: ChatMessage, name: str = "gemini-3-pro", **fields: object) 
     return body
 
 
-_USER: Final = ChatMessage("user", "Two?")
-_CALLS: Final = (ToolCall("a", "f", {}), ToolCall("b", "g", {}))
+_USER: Final = text_message("user", "Two?")
+_CALLS: Final = (CallPart("a", "f", "{}"), CallPart("b", "g", "{}"))
 
 
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([ChatMessage("user", " \n")], [("user", [EMPTY_MESSAGE_TEXT])]),
-        ([_USER, ChatMessage("assistant", ""), _USER], [("user", ["Two?", "Two?"])]),
+        ([text_message("user", " \n")], [("user", [EMPTY_MESSAGE_TEXT])]),
+        ([_USER, text_message("assistant", ""), _USER], [("user", ["Two?", "Two?"])]),
         (
-            [ChatMessage("assistant", "Hi."), _USER],
+            [text_message("assistant", "Hi."), _USER],
             [("user", [EMPTY_MESSAGE_TEXT]), ("model", ["Hi."]), ("user", ["Two?"])],
         ),
         ([], [("user", [EMPTY_MESSAGE_TEXT])]),
@@ -222,9 +224,8 @@ def test_lawful_conversation_is_one_of_theirs(
 def test_first_call_of_a_turn_is_signed_where_that_is_the_law(
     name: str, *, is_signed: bool
 ) -> None:
-    calling = ChatMessage("assistant", "", calls=_CALLS)
-    results = [ChatMessage("tool", "", call_id=call.call_id) for call in _CALLS]
-    contents = _body(_USER, calling, *results, _USER, name=name)["contents"]
+    results = [result(call.call_id, "") for call in _CALLS]
+    contents = _body(_USER, calling(*_CALLS), *results, _USER, name=name)["contents"]
     assert [content["role"] for content in contents] == ["user", "model", "user", "user"]
     signed = ["thoughtSignature" in part for part in contents[1]["parts"]]
     assert signed == [is_signed, False]

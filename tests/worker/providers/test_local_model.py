@@ -15,13 +15,13 @@ from shared.settings import ModelSettings, ProviderSettings
 from tests.support.processes import Process, free_port
 from tests.support.waiting import until
 from worker.providers.contract import (
-    ChatMessage,
     ChatRequest,
     Ended,
     KeepAlive,
     Part,
     ReportedUsage,
     Text,
+    text_message,
 )
 from worker.providers.http_provider import HttpProvider
 from worker.providers.registry import DIALECTS
@@ -56,7 +56,7 @@ async def locals_(tmp_path: Path) -> AsyncIterator[dict[str, HttpProvider]]:
 
 
 def _ask(text: str, max_tokens: int) -> ChatRequest:
-    messages = [ChatMessage("system", "You are friendly."), ChatMessage("user", text)]
+    messages = [text_message("system", "You are friendly."), text_message("user", text)]
     return ChatRequest(model=_MODEL, messages=messages, max_tokens=max_tokens)
 
 

@@ -3,24 +3,23 @@
 import json
 from typing import Any, Final
 
-import msgspec
 import pytest
 
 from shared.settings import ModelSettings, ProviderSettings, Secret
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from tests.worker.providers import openai
 from tests.worker.providers.calls import Call, listen
 from tests.worker.providers.dialect_row import event
 from tests.worker.providers.openai import chunk as _chunk
 from tests.worker.providers.upstream import Upstream, whole
 from worker.providers.contract import (
-    ChatMessage,
     ChatRequest,
     Ended,
     Part,
     Reasoning,
     ReportedUsage,
     Text,
+    text_message,
 )
 from worker.providers.http_provider import HttpProvider as Provider
 from worker.providers.openai import OpenAI
@@ -57,10 +56,10 @@ async def test_request_is_what_such_servers_expect(call: Call) -> None:
 async def test_conversation_is_sent_in_order_and_verbatim(upstream: Upstream) -> None:
     upstream.script = whole(_STOP)
     messages = [
-        ChatMessage("system", 'Say "no".\n'),
-        ChatMessage("user", "Bär\u2028\x00🐻"),
-        ChatMessage("assistant", ""),
-        ChatMessage("user", "\\"),
+        text_message("system", 'Say "no".\n'),
+        text_message("user", "Bär\u2028\x00🐻"),
+        text_message("assistant", ""),
+        text_message("user", "\\"),
     ]
     settings = ProviderSettings(name="up", base_url=upstream.url + "/")
     provider = Provider(OpenAI(), settings, None)
@@ -73,7 +72,9 @@ async def test_conversation_is_sent_in_order_and_verbatim(upstream: Upstream) ->
     assert b"authorization" not in head.lower()
     sent = json.loads(body)
     assert sent["model"] == "org/model:free"
-    assert sent["messages"] == [msgspec.to_builtins(message) for message in messages]
+    assert sent["messages"] == [
+        {"role": message.role, "content": message.text} for message in messages
+    ]
 
 
 # What servers report of their caches beside 50 tokens of a prompt and 6 of an answer: the fields,
@@ -199,8 +200,8 @@ def _piece(index: int | None = None, call_id: str | None = None, **function: str
     return _chunk({"delta": {"tool_calls": [piece]}})
 
 
-_A: Final = ToolCall("a", "f", {"x": 1})
-_B: Final = ToolCall("b", "g", {})
+_A: Final = CallPart("a", "f", '{"x":1}')
+_B: Final = CallPart("b", "g", "{}")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ _B: Final = ToolCall("b", "g", {})
     ids=["interleaved", "one index", "no index", "all repeated", "id at last", "gaps", "none"],
 )
 async def test_pieces_of_calls_as_every_server_sends_them(
-    call: Call, pieces: list[bytes], calls: list[ToolCall]
+    call: Call, pieces: list[bytes], calls: list[CallPart]
 ) -> None:
     received = await call(whole(*pieces, _STOP))
     assert received.error is None
@@ -260,7 +261,7 @@ async def test_whole_exchange(call: Call) -> None:
         Reasoning("Bears: two."),
         Text("I look "),
         Text("out."),
-        ToolCall("call_1", "look", {"where": "outside"}),
+        CallPart("call_1", "look", '{"where": "outside"}'),
         Ended("tool_calls"),
         ReportedUsage(20, 41, 30),
     ]
@@ -300,7 +301,7 @@ async def test_call_after_the_end_takes_nothing_from_the_answer(call: Call) -> N
 )
 def test_name_of_a_model_tells_how_its_answer_is_bounded(upstream_name: str, field: str) -> None:
     model = ModelSettings(identifier="m", provider="up", upstream=upstream_name)
-    request = ChatRequest(model=model, messages=[ChatMessage("user", "Two?")], max_tokens=9)
+    request = ChatRequest(model=model, messages=[text_message("user", "Two?")], max_tokens=9)
     sent = json.loads(OpenAI().body(request))
     assert [name for name in sent if name.startswith("max_")] == [field]
     assert sent[field] == 9

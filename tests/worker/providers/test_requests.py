@@ -7,12 +7,13 @@ from typing import Any, get_args
 import pytest
 
 from shared.settings import ProviderSettings
-from shared.wire.event import ToolCall
+from shared.wire.conversation import CallPart
 from tests.worker.providers.calls import REQUEST, Call, listen
 from tests.worker.providers.dialect_row import MODEL, REQUESTS, Dialect, Topic
+from tests.worker.providers.messages import calling, result
 from tests.worker.providers.upstream import Upstream, whole
 from worker.providers import http_provider as provider
-from worker.providers.contract import ChatMessage, ChatRequest
+from worker.providers.contract import ChatRequest, text_message
 
 
 async def _sent(call: Call, request: ChatRequest) -> dict[str, Any]:
@@ -58,7 +59,7 @@ async def test_request_without_a_key_has_no_credentials(
 
 @pytest.mark.parametrize("text", ['Say "no".\n', "Bär\u2028\x00🐻", "\\", " so "])
 async def test_words_are_sent_verbatim(call: Call, text: str) -> None:
-    messages = [ChatMessage("system", text), ChatMessage("user", text)]
+    messages = [text_message("system", text), text_message("user", text)]
     sent = await _sent(call, ChatRequest(model=MODEL, messages=messages, max_tokens=5))
     assert json.dumps(sent).count(json.dumps(text)) == 2
 
@@ -66,9 +67,9 @@ async def test_words_are_sent_verbatim(call: Call, text: str) -> None:
 async def test_arguments_of_a_call_are_sent_as_they_came(call: Call) -> None:
     arguments = {"n": 2**60, "f": 0.1, "t": "Bär 🐻", "l": [None, True, {"": []}]}
     messages = [
-        ChatMessage("user", "Go on."),
-        ChatMessage("assistant", "", calls=(ToolCall("c1", "t", arguments),)),
-        ChatMessage("tool", "done", call_id="c1"),
+        text_message("user", "Go on."),
+        calling(CallPart("c1", "t", json.dumps(arguments))),
+        result("c1", "done"),
     ]
     sent = await _sent(call, ChatRequest(model=MODEL, messages=messages, max_tokens=5))
     assert arguments in _objects_in(sent)

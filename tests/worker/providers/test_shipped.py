@@ -11,7 +11,7 @@ import pytest
 from deploy.local import catalogue as catalogues
 from shared.catalogue import Catalogue
 from shared.settings import ModelSettings
-from worker.providers.contract import ChatMessage, ChatRequest
+from worker.providers.contract import ChatRequest, text_message
 from worker.providers.registry import DIALECTS
 
 _TOKENS: Final = 4096
@@ -68,7 +68,7 @@ _GEMINI: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
 
 def _sent(model: ModelSettings, *, deep_think: bool) -> dict[str, Any]:
     dialect = DIALECTS[_SHIPPED.provider_of(model).dialect]
-    messages = [ChatMessage("user", "How many bears?")]
+    messages = [text_message("user", "How many bears?")]
     request = ChatRequest(model=model, messages=messages, max_tokens=_TOKENS, deep_think=deep_think)
     sent: dict[str, Any] = json.loads(dialect.body(request))
     assert "bears" in json.dumps(sent.pop("messages", None) or sent.pop("contents"))
