@@ -9,6 +9,7 @@ openai              Requests of chat completions: OpenAI and all compatible serv
 openai_answers      Reads the chunks of chat completions
 anthropic           Requests of Anthropic's messages API
 anthropic_answers   Reads the events of Anthropic's messages API
+anthropic_usage     Reads the usage in those events
 gemini              Requests of Google's generateContent
 gemini_answers      Reads the chunks of generateContent
 conversation        Adapts a conversation to upstreams that refuse blank messages

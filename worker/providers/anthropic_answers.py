@@ -25,6 +25,7 @@ from typing_extensions import override
 
 from shared.wire.conversation import OpaquePart
 from shared.wire.message import FinishReason
+from worker.providers.anthropic_usage import UsageSoFar, read_usage
 from worker.providers.citations import Citations
 from worker.providers.contract import (
     ChatRequest,
@@ -32,9 +33,7 @@ from worker.providers.contract import (
     Part,
     Paused,
     Reasoning,
-    ReportedUsage,
     Text,
-    plausible_usage,
 )
 from worker.providers.failures import NO_ERROR, InBandError
 from worker.providers.finish_reasons import AnswerFailedError, read_finish_reason
@@ -71,35 +70,8 @@ class _Block(msgspec.Struct):
     input: dict[str, Any] | None = None
 
 
-class _Details(msgspec.Struct):
-    thinking_tokens: int | None = None
-
-
-class _Written(msgspec.Struct):
-    """Tokens written to the cache, by how long they are kept."""
-
-    ephemeral_5m_input_tokens: int | None = None
-    ephemeral_1h_input_tokens: int | None = None
-
-
-class _Searches(msgspec.Struct):
-    web_search_requests: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    """Tokens so far; `input_tokens` excludes those read from a cache and written to it."""
-
-    input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    cache_creation: _Written | None = None
-    cache_read_input_tokens: int | None = None
-    output_tokens: int | None = None
-    output_tokens_details: _Details | None = None
-    server_tool_use: _Searches | None = None
-
-
 class _Message(msgspec.Struct):
-    usage: _Usage | None = None
+    usage: UsageSoFar | None = None
 
 
 class _Event(msgspec.Struct):
@@ -110,7 +82,7 @@ class _Event(msgspec.Struct):
     delta: _Delta | None = None
     content_block: _Block | None = None
     message: _Message | None = None
-    usage: _Usage | None = None
+    usage: UsageSoFar | None = None
     error: Any = None
 
 
@@ -143,7 +115,7 @@ class MessageReader:
         self._has_reason = False
         self._is_counted = False
         self._is_over = False
-        self._begun_with = _Usage()
+        self._begun_with = UsageSoFar()
 
     def read(self, data: bytes) -> Sequence[Part] | None:
         """Return the parts of an event, or None for the last event. Raises InBandError."""
@@ -288,7 +260,7 @@ class MessageReader:
             elif reason is not None:
                 parts += self._end_answer(reason)
         if event.usage is not None:
-            used = _used(event.usage, self._begun_with)
+            used = read_usage(event.usage, self._begun_with)
             self._is_counted = self._is_counted or any(each.output_tokens for each in used)
             parts += used
         return parts
@@ -373,38 +345,3 @@ def _implied(event: _Event) -> str:
     if event.content_block is not None:
         return "content_block_start"
     return "message_start" if event.message is not None else ""
-
-
-def _used(usage: _Usage, begun_with: _Usage) -> Sequence[ReportedUsage]:
-    """Return the usage, if it is plausible.
-
-    Counts are for the whole answer so far. Some servers report the input only in the first event;
-    the output count of that event is ignored.
-    """
-    new, written, cached = (
-        now if now is not None else before
-        for now, before in zip(_inputs(usage), _inputs(begun_with), strict=True)
-    )
-    if new is None or usage.output_tokens is None:
-        return ()
-    details = usage.output_tokens_details
-    thought = (details.thinking_tokens if details is not None else None) or 0
-    tools = usage.server_tool_use or begun_with.server_tool_use
-    searches = (tools.web_search_requests if tools is not None else None) or 0
-    written, cached = written or 0, cached or 0
-    asked = new + written + cached
-    used = plausible_usage(
-        asked, usage.output_tokens, thought, searches, cached=cached, written=written
-    )
-    return (used,) if used is not None else ()
-
-
-def _inputs(usage: _Usage) -> tuple[int | None, int | None, int | None]:
-    """Return the input's tokens: neither cached before nor now, written to the cache, read from it.
-
-    Some servers report what was written only by how long it is kept.
-    """
-    written, split = usage.cache_creation_input_tokens, usage.cache_creation
-    if written is None and split is not None:
-        written = (split.ephemeral_5m_input_tokens or 0) + (split.ephemeral_1h_input_tokens or 0)
-    return usage.input_tokens, written, usage.cache_read_input_tokens
