@@ -82,7 +82,7 @@ _ALLOWED_WHEN_FULL: Final = frozenset(
     adopt_keys admit_throttled append cancel check_types create_account create_key delete_own_key
     delete_session delete_turns discard_dead_letters end_call end_probe expire grant
     list_dead_letters list_own_keys reap record_refusal recount release release_idempotency_key
-    renew_leases report_worker restore revoke_key settle
+    renew_leases report_worker restore resume revoke_key settle suspend
     """.split()
 )
 
@@ -90,7 +90,7 @@ _ALLOWED_WHEN_FULL: Final = frozenset(
 # because they move generations between queues. `accept`, `claim` and `settle`, which run for each
 # answer, save that command: their first write is to such a key, so nothing else is written before.
 _CHECKS_SHARED_KEYS: Final = frozenset(
-    "cancel delete_session expire reap release restore retry_dead_letter".split()
+    "cancel delete_session expire reap release restore resume retry_dead_letter suspend".split()
 )
 
 # The stages that functions tell followers of, where no worker does.

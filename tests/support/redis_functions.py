@@ -210,6 +210,42 @@ class RedisFunctions:
         )
         return await functions.append(self.redis, self.root, ask)
 
+    async def suspend(
+        self, claimed: Claimed, seq: int, wait_ms: int = LONG_MS, *, text: str = "", cost: int = 0
+    ) -> str:
+        """Let an attempt wait for a person, after a round that ends with this text."""
+        kept = claimed.kept
+        bytes_before, points_before = (kept.text_bytes, kept.text_points) if kept else (0, 0)
+        ask = functions.SuspendAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=seq,
+            events=[msgspec.json.encode({"type": "delta", "text": text}).decode()],
+            text=text or None,
+            stage="calling_tool",
+            bill=bill(claimed, cost),
+            rounds=functions.FinishedRounds(
+                entries=["{}"],
+                text_bytes=bytes_before + len(text.encode()),
+                text_points=points_before + len(text),
+                bill=bill(claimed, cost),
+            ),
+            until_ms=await self.now_ms() + wait_ms,
+            keep=KEEP,
+        )
+        return await functions.suspend(self.redis, self.root, ask)
+
+    async def resume(self, ticket: Ticket) -> str:
+        """End the wait of a suspended generation."""
+        ask = functions.ResumeAsk(account=ticket.account, id=ticket.id)
+        return await functions.resume(self.redis, self.root, ask)
+
+    async def now_ms(self) -> int:
+        """Return the server's time."""
+        seconds, micros = await self.redis.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def rounds(self, ticket: Ticket) -> list[str]:
         """Return the log of a generation's finished rounds."""
         where = keys.ROUNDS(self.root, ticket.account, ticket.id)

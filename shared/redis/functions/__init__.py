@@ -1,8 +1,8 @@
 """The atomic Redis functions: a Lua file for each, and the typed stubs that call them, by family.
 
 contract      What every stub uses: `Ask`, `KeepTimes`, `Rate`, `Rejected`
-generations   A generation as its caller sees it: accept, cancel, expire, status
-attempts      A worker's attempts: claim, renew leases, append, settle, release
+generations   A generation as its caller sees it: accept, cancel, resume, expire, status
+attempts      A worker's attempts: claim, renew leases, append, settle, release, suspend
 upkeep        Keeps a partition correct: reap, restore, recount, check types and permissions
 sessions      Sessions: create, rename, delete, find the turns to read
 accounts      Accounts: create, grant, usage, preferred model, submission limit
@@ -64,6 +64,7 @@ from shared.redis.functions.attempts import (
     SettleAsk,
     Settled,
     Stop,
+    SuspendAsk,
     append,
     claim,
     claim_at_wakeup,
@@ -71,6 +72,7 @@ from shared.redis.functions.attempts import (
     release,
     renew_leases,
     settle,
+    suspend,
     wait_for_wakeups,
 )
 from shared.redis.functions.contract import Ask, KeepTimes, Rate, Rejected
@@ -103,11 +105,13 @@ from shared.redis.functions.generations import (
     Cancelled,
     ExpireAsk,
     Replayed,
+    ResumeAsk,
     StatusAsk,
     StatusReply,
     accept,
     cancel,
     expire,
+    resume,
     status,
 )
 from shared.redis.functions.providers import (
@@ -227,6 +231,7 @@ __all__ = [
     "ReportWorkerAsk",
     "ReportWorkerReply",
     "RestoreAsk",
+    "ResumeAsk",
     "Retried",
     "RetryDeadLetterAsk",
     "RetryRefused",
@@ -238,6 +243,7 @@ __all__ = [
     "StatusReply",
     "Stop",
     "SubmissionCounted",
+    "SuspendAsk",
     "ThrottleReply",
     "UsageAsk",
     "accept",
@@ -281,11 +287,13 @@ __all__ = [
     "renew_leases",
     "report_worker",
     "restore",
+    "resume",
     "retry_dead_letter",
     "revoke_key",
     "set_preferred_model",
     "settle",
     "status",
+    "suspend",
     "usage",
     "wait_for_wakeups",
 ]

@@ -138,6 +138,13 @@ local function interrupt(root, ask, head, session, is_hold_needed)
   return load_totals(account_totals_key(root, ask.account), ask.lane)
 end
 
+-- Returns how many of `ahead` unfinished turns come first (suspended ones do not), how many accounts share the lane,
+-- and whether the account is in it.
+local function look_ahead(root, ask, ahead)
+  return ahead - stages.count_suspended(root, ask.account, ask.lane),
+    count_lane_accounts(root, ask.account, ask.lane, ask.stride)
+end
+
 -- Gives the message its turn. In a session with nothing under way it becomes the head, otherwise it waits.
 local function take_turn(root, ask, key, session, measured, now)
   storage.schedule_recount(root, ask.account, measured.counted_at, storage.RECOUNT_MS, now)
@@ -270,7 +277,7 @@ local function accept(root, ask)
   local running = tonumber(known[2] or 0)
   local ahead = unfinished_in_lane - running - replaced
   local lane_accounts, is_in_lane = 1, nil
-  if ahead > 0 then lane_accounts, is_in_lane = count_lane_accounts(root, account, ask.lane, ask.stride) end
+  if ahead > 0 then ahead, lane_accounts, is_in_lane = look_ahead(root, ask, ahead) end
   if misses_deadline(ask, ahead, lane_accounts, session_turns_before) then return {'late', rate} end
   local at = math.floor(now / 1000)
   local measured, quota, used = measure(root, ask, session, known, at)

@@ -1,4 +1,4 @@
-"""A worker's attempts: claim, renew leases, append, settle, release."""
+"""A worker's attempts: claim, renew leases, append, settle, release, suspend."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -350,3 +350,25 @@ async def release(
             return answer
         case _:
             raise StoreError(f"release answered {answer!r}")
+
+
+class SuspendAsk(AppendAsk, frozen=True, kw_only=True):
+    """End an attempt that waits for a person, with what it has not appended yet.
+
+    The wait ends by itself at `until_ms`, by the server's clock.
+    """
+
+    until_ms: int
+    keep: KeepTimes
+
+
+async def suspend(
+    redis: Connection, root: str, ask: SuspendAsk
+) -> Literal["suspended", "cancelled", "refused"]:
+    """Let a generation wait without a worker, or end it if its caller has cancelled it."""
+    answer = text_of(await invoke(redis, "suspend", root, ask))
+    match answer:
+        case "suspended" | "cancelled" | "refused":
+            return answer
+        case _:
+            raise StoreError(f"suspend answered {answer!r}")

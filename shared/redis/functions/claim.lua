@@ -56,7 +56,7 @@ local function lease_turn(root, account, id, record, suspects_max, resource, ask
   running[record.lane == 'batch' and 2 or 1] =
     redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. record.lane, '1')
   leave_full_lanes(root, account, running)
-  if record.finer_stage then redis.call('HDEL', generation_key(root, account, id), 'finer_stage', 'suspended') end
+  if record.finer_stage then stages.leave(root, account, id, record) end
   if kept then
     session[3] = record.kept
     rounds.start(root, account, id, attempt, kept)

@@ -78,6 +78,7 @@ function damage.find_fault(record)
   if not next(next_stages) then return nil end
   if record.lane ~= 'interactive' and record.lane ~= 'batch' then return 'lane' end
   if record.kept and not rounds.parse(record.kept) then return 'kept' end
+  if record.suspended and not string.match(record.suspended, '^%d+ %d+$') then return 'suspended' end
   if is_sound(record) then return nil end
   for _, field in ipairs(damage.TEXT_FIELDS) do
     if not record[field] or record[field] == '' then return field end

@@ -1,6 +1,6 @@
-"""A generation as its caller sees it: accept, cancel, expire, status."""
+"""A generation as its caller sees it: accept, cancel, resume, expire, status."""
 
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 
@@ -199,6 +199,28 @@ async def cancel(redis: Connection, root: str, ask: CancelAsk) -> Cancelled | Al
             return Cancelled(int(refunded))
         case _:
             raise StoreError(f"cancel answered {reply!r}")
+
+
+class ResumeAsk(Ask, frozen=True, kw_only=True):
+    """Which suspended generation to continue."""
+
+    account: str
+    id: str
+
+
+async def resume(
+    redis: Connection, root: str, ask: ResumeAsk
+) -> Literal["resumed", "not_suspended", "unknown"]:
+    """End the wait of a suspended generation, for anybody and at any time.
+
+    It is not suspended where the call is repeated, once its wait has ended by itself, or it has.
+    """
+    answer = text_of(await invoke(redis, "resume", root, ask))
+    match answer:
+        case "resumed" | "not_suspended" | "unknown":
+            return answer
+        case _:
+            raise StoreError(f"resume answered {answer!r}")
 
 
 class ExpireAsk(Ask, frozen=True, kw_only=True):

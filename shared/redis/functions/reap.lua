@@ -262,8 +262,9 @@ local function requeue_due(root, account, id, ask, now)
     redis.call('ZADD', deferred_key(root), int(now + ask.recheck_ms), name)
     return
   end
-  redis.call('ZREM', deferred_key(root), name)
   unpark(root, account, id, record)
+  if stages.waits_until(record) then return stages.end_wait(root, account, id, record, now) end
+  redis.call('ZREM', deferred_key(root), name)
   enqueue(root, account, id, record)
 end
 

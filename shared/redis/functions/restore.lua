@@ -3,7 +3,8 @@
 -- RETURNS  how many places were missing
 -- ATOMIC   because a generation must not be claimed or settled between the check of its places and the write.
 -- For an operator who has set aside keys that somebody else had overwritten. A generation that is where it should be
--- stays there; a deferred one is ready at once. A worker that still answers keeps its lease with its next renewal.
+-- stays there; a deferred one is ready at once, unless it waits for a person. A worker that still answers keeps its
+-- lease with its next renewal.
 
 local function restore_place(root, account, id, record)
   local name, session = member(account, id), session_key(root, account, record.session)
@@ -16,6 +17,9 @@ local function restore_place(root, account, id, record)
   if redis.call('ZSCORE', ready_key(root, account, record.lane), id) then
     return join_lane(root, account, record.lane, record.wire)
   end
+  if stages.waits_until(record) then
+    return redis.call('ZADD', deferred_key(root), int(stages.waits_until(record)), name)
+  end
   unpark(root, account, id, record)
   enqueue(root, account, id, record)
   return 1
@@ -25,7 +29,7 @@ local function restore_one(root, account, id, ask)
   local record, name, clocks = load_generation(root, account, id), member(account, id), clocks_key(root)
   if not record or damage.find_fault(record) or is_final(record) then return 0 end
   local count = redis.call('ZADD', deadlines_key(root), 'NX', record.deadline, name)
-    + redis.call('ZADD', unfinished_key(root, account, record.lane), 'NX', record.number, id)
+    + redis.call('ZADD', unfinished_key(root, account, record.lane), 'NX', stages.unfinished_score(record), id)
   if tonumber(redis.call('HGET', clocks, 'number') or 0) < tonumber(record.number) then
     redis.call('HSET', clocks, 'number', record.number)
   end

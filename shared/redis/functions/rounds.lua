@@ -6,6 +6,10 @@
 -- claim cuts the text to it. Example: '2 120 118 1 420 900 150 0 0 0 gpt-5' is a log of two entries that attempt 1
 -- finished, and 120 bytes of text. A generation without finished rounds has neither field nor log.
 --
+-- An attempt that waits for a person is suspended: no worker has it, and it stands in `deferred` until its wait ends.
+-- The field `suspended` says since when and until when, in ms. Among its account's unfinished generations it stands
+-- behind all others, which do not wait for it: SUSPENDED_OFFSET is added to its number.
+--
 -- A stage that older processes do not know is stored in two fields: `stage` has one that they know, `finer_stage` the
 -- stage itself. It counts only beside that one, since an older process changes `stage` alone.
 
@@ -14,6 +18,7 @@ local rounds, stages = {}, {}
 -- The log outlives the deadline by so much, after which no attempt can read it. An older process that ends the
 -- generation does not delete it.
 rounds.MARGIN_MS = 3600000
+stages.SUSPENDED_OFFSET = 1000000000000000
 
 function stages.of(record)
   local finer = record.finer_stage
@@ -37,7 +42,45 @@ function stages.enter(key, stored, stage)
   end
 end
 
+-- Returns when the wait of a suspended generation ends by itself; nil where it does not wait.
+function stages.waits_until(record)
+  local ends = record.suspended and stages.of(record) == 'awaiting_approval'
+    and string.match(record.suspended, '^%d+ (%d+)$')
+  return ends and tonumber(ends)
+end
+
+function stages.suspended_score(record) return int(tonumber(record.number) + stages.SUSPENDED_OFFSET) end
+
+function stages.unfinished_score(record)
+  return stages.waits_until(record) and stages.suspended_score(record) or record.number
+end
+
+function stages.count_suspended(root, account, lane)
+  return redis.call('ZCOUNT', unfinished_key(root, account, lane), int(stages.SUSPENDED_OFFSET), '+inf')
+end
+
+-- Ends the wait of a suspended generation, which becomes ready. Its deadline is now as far ahead as it was when the
+-- wait began: it was set for a wait that ends by itself.
+function stages.end_wait(root, account, id, record, now)
+  local key, name, seq = generation_key(root, account, id), member(account, id), int(tonumber(record.seq) + 1)
+  local waits_until = stages.waits_until(record)
+  local deadline = int(math.min(now, waits_until) + tonumber(record.deadline) - waits_until)
+  redis.call('ZREM', deferred_key(root), name)
+  redis.call('ZADD', deadlines_key(root), deadline, name)
+  redis.call('ZADD', unfinished_key(root, account, record.lane), record.number, id)
+  redis.call('HDEL', key, 'finer_stage', 'suspended')
+  redis.call('HSET', key, 'stage', 'queued', 'seq', seq, 'deadline', deadline)
+  append_event(root, account, id, record.attempt, seq, STAGE_EVENTS.queued)
+  enqueue(root, account, id, record)
+end
+
 function rounds.ms_to_keep(deadline) return math.max(0, deadline - now_ms()) + rounds.MARGIN_MS end
+
+-- Called at a claim. A wait that ended under an older process has left its fields behind.
+function stages.leave(root, account, id, record)
+  redis.call('HDEL', generation_key(root, account, id), 'finer_stage', 'suspended')
+  redis.call('ZADD', unfinished_key(root, account, record.lane), record.number, id)
+end
 
 function rounds.parse(kept)
   local count, bytes, points, attempt, due = string.match(kept, '^(%d+) (%d+) (%d+) (%d+) (.+)$')

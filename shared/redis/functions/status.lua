@@ -9,9 +9,10 @@
 -- ATOMIC   because the state and the text must be of the same moment.
 -- The reply is one list, like that of `claim`: names for its 13 values would cost each poll more.
 
--- A deferred generation is retried at a known time; any other only waits for its turn.
+-- A deferred generation is retried at a known time; any other waits for its turn, or for a person.
 local function ms_until_retry(root, ask, record, now)
-  local due = record.stage == 'retrying' and redis.call('ZSCORE', deferred_key(root), member(ask.account, ask.id))
+  if record.stage ~= 'retrying' or record.suspended then return 0 end
+  local due = redis.call('ZSCORE', deferred_key(root), member(ask.account, ask.id))
   return due and math.max(0, tonumber(due) - now) or 0
 end
 
