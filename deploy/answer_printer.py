@@ -36,7 +36,7 @@ class AnswerPrinter:
         self._url = url.rstrip("/")
         self._is_terminal = out.isatty()
         self._text = ""
-        self._session = ""
+        self._session: str | None = None
         self._poll_url = ""
         self._has_shown_reasoning = False
         # The stream whose last line has no newline yet.
@@ -107,7 +107,8 @@ class AnswerPrinter:
         self.end_line()
         if event.message is not None and event.message.finish_reason in _CUT_SENTENCES:
             self.note(_CUT_SENTENCES[event.message.finish_reason])
-        self.note(f"session: {self._session}")
+        if self._session is not None:
+            self.note(f"session: {self._session}")
 
     def _show_reasoning(self, text: str) -> None:
         """Show reasoning, dimmed, on a terminal only."""

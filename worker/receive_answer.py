@@ -219,7 +219,7 @@ async def _save_media(run: Run, part: GeneratedMedia) -> None:
     claimed, retention = run.claimed, run.dependencies.settings.retention
     saved = await run.dependencies.media_store.save(
         claimed.account,
-        run.submission.session,
+        run.submission.session or claimed.id,
         part.content,
         seconds_min=run.seconds_left() + retention.events_seconds,
     )

@@ -110,7 +110,7 @@ class Run:
     claimed: Claimed
     writer: Writer
     claimed_at: float
-    submission: Submission = field(default=Submission(session=""))
+    submission: Submission = field(default=Submission(session=None))
     user: UserMessage = field(default=UserMessage(id="", generation="", content="", created=0))
     system_prompt: str | None = None
     history: list[ChatMessage] = field(default_factory=list)

@@ -65,7 +65,10 @@ _FIELD_OF_CAPABILITY: Final[dict[str, str]] = {
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, checked and without a dialect's words. `budget` in microcredits."""
+    """What a caller asks for, checked and without a dialect's words. `budget` in microcredits.
+
+    A `session` that is None is a new one, which `system_prompt` is for, unless `is_sessionless`.
+    """
 
     message: str
     model: str
@@ -80,6 +83,12 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     project: str | None
     companion: str | None = None
     features: Features = PLAIN
+    is_sessionless: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what a generation without a session has no place for."""
+        if self.is_sessionless and (self.session or self.system_prompt):
+            raise ValueError("a generation without a session has no system prompt of a session")
 
 
 class IdempotencyArguments(TypedDict):
@@ -126,7 +135,7 @@ class Receipt(NamedTuple):
     """
 
     generation: str
-    session: str
+    session: str | None
     position: QueuePosition | None
     rate: Rate | None
     deadline_seconds: float | None = None
@@ -379,12 +388,12 @@ class Submissions:
             account=caller.account.id,
             key=caller.key.id,
             generation=ids.new_id(),
-            session=intent.session or ids.new_id(),
-            is_new=intent.session is None,
+            session=None if intent.is_sessionless else intent.session or ids.new_id(),
+            is_new=intent.session is None and not intent.is_sessionless,
             message=ids.new_id(),
             content=intent.message,
             lane=intent.lane,
-            wire=submissions.PLAIN_WIRE if intent.features == PLAIN else submissions.FEATURES_WIRE,
+            wire=_wire(intent),
             model=intent.model,
             hold=pricing.hold,
             deadline_ms=deadline_ms,
@@ -417,6 +426,13 @@ class Submissions:
             origin=origin,
             **idempotency_arguments(idempotency, settings.retention),
         )
+
+
+def _wire(intent: Intent) -> int:
+    """Return the oldest wire whose workers can carry out an intent."""
+    if intent.is_sessionless:
+        return submissions.TURN_WIRE
+    return submissions.PLAIN_WIRE if intent.features == PLAIN else submissions.FEATURES_WIRE
 
 
 def note_replayed(caller: Caller) -> None:

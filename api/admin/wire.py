@@ -69,7 +69,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     id: LetterId
     account: Annotated[str, Meta(description="The account's name.")]
     generation_id: fields.GenerationId
-    session_id: fields.SessionId
+    session_id: fields.SessionIdOrNull
     turn: Annotated[int, Meta(description="The number of its turn in the session, from 1.")]
     lane: Annotated[Lane, Meta(description="The queue it waited in.")]
     model: Annotated[str, Meta(description="The model that was asked for, or `auto`.")]

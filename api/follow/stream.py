@@ -56,7 +56,7 @@ class _Following(NamedTuple):
 class StartedGeneration(NamedTuple):
     """A generation that has not ended: its session, and the time left for an answer."""
 
-    session: str
+    session: str | None
     deadline_seconds: float
 
 
@@ -227,7 +227,7 @@ def _seconds_left(generation: Generation) -> float:
     return (generation.deadline - generation.seen) / 1000
 
 
-def _accepted_frame(following: _Following, session: str) -> bytes:
+def _accepted_frame(following: _Following, session: str | None) -> bytes:
     """Return the `accepted` event for a client at the beginning; else an empty piece."""
     if following.after >= _FIRST:
         return b""

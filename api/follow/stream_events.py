@@ -64,7 +64,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     """The message is in."""
 
     id: fields.GenerationId
-    session_id: fields.SessionId
+    session_id: fields.SessionIdOrNull
     poll_url: fields.PollUrl
 
 
@@ -118,7 +118,7 @@ Event = Annotated[
 ]
 
 
-def accepted(generation: str, session: str, links: Links) -> Accepted:
+def accepted(generation: str, session: str | None, links: Links) -> Accepted:
     """Return a stream's first event."""
     return Accepted(id=generation, session_id=session, poll_url=links.poll_url(generation))
 

@@ -38,6 +38,8 @@ async def create(
         return await _create(context, new_session, idempotency)
     except PolluxError as refused:
         found = await context.state.submissions.stored_receipt(context.caller, idempotency, refused)
+        if found.session is None:
+            raise
         return NewSession(found.session, is_replayed=True)
 
 

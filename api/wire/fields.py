@@ -22,6 +22,10 @@ GenerationId = Annotated[
     Meta(description="The generation's id, which is also the id of the assistant's message."),
 ]
 SessionId = Annotated[str, Meta(description="The id of the conversation.")]
+SessionIdOrNull = Annotated[
+    str | None,
+    Meta(description="The id of the conversation; null for a generation that has none."),
+]
 PollUrl = Annotated[str, Meta(description="The path of the generation's status.")]
 EventsUrl = Annotated[str, Meta(description="The path of the generation's events, as a stream.")]
 CancelUrl = Annotated[str, Meta(description="The path that cancels the generation, by POST.")]
@@ -143,7 +147,8 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
         str | UnsetType, Meta(description="GENERATION_ERROR: the generation that failed.")
     ] = UNSET
     session_id: Annotated[
-        str | UnsetType, Meta(description="GENERATION_ERROR: the session of that generation.")
+        str | UnsetType | None,
+        Meta(description="GENERATION_ERROR: the session of that generation, null if it has none."),
     ] = UNSET
     failure: Annotated[
         Failure | UnsetType, Meta(description="GENERATION_ERROR: why it failed.")

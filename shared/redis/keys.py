@@ -97,7 +97,9 @@ WAITING: Final = Key(
     "waiting:<account>:<id>", holds="zset: queued turns behind the head", end="deleted"
 )
 TURNS: Final = Key(
-    "turns:<account>:<id>:<chunk>", holds="hash: messages of a chunk of turns", end="permanent"
+    "turns:<account>:<id>:<chunk>",
+    holds="hash: messages of a chunk of turns; without a session they expire with the generation",
+    end="permanent",
 )
 
 # One account, inside its partition.

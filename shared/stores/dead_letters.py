@@ -24,7 +24,7 @@ from shared.redis.functions import (
     RetryRefused,
 )
 from shared.settings import Settings
-from shared.stores import partition_load
+from shared.stores import generations, partition_load
 from shared.stores.accounts import Accounts
 from shared.stores.partition_load import has_memory
 from shared.wire import submission as submissions
@@ -251,7 +251,7 @@ def _letter(entry: DeadLetterEntry) -> DeadLetter:
     record = entry.record
     return DeadLetter(
         name=DeadLetterName(entry.account, entry.id),
-        session=record["session"].decode(),
+        session=generations.session_of(entry.id, record["session"].decode()),
         turn=int(record["turn"]),
         lane="batch" if record["lane"] == b"batch" else "interactive",
         model=record["model"].decode(),

@@ -19,10 +19,18 @@ async def find(redis: Connection, root: str, account: str, generation: str) -> G
     return None if reply is None else _generation_from(generation, reply)
 
 
+def session_of(generation: str, stored: str) -> str | None:
+    """Return a generation's session by what its record stores; None where it has none.
+
+    Then its own id stands there, or a dash where damage has left the session unknown.
+    """
+    return None if stored in {generation, "-"} else stored
+
+
 class RequestOrigin(NamedTuple):
     """A generation's session, and what was kept of the request that made it, possibly nothing."""
 
-    session: str
+    session: str | None
     request: str
 
 
@@ -32,7 +40,9 @@ async def origin(
     """Return where an account's generation comes from; None where it has none of that id."""
     where = keys.GENERATION(root, account, generation)
     session, request = await redis.call("HMGET", where, "session", "origin")
-    return None if session is None else RequestOrigin(session.decode(), (request or b"").decode())
+    if session is None:
+        return None
+    return RequestOrigin(session_of(generation, session.decode()), (request or b"").decode())
 
 
 def _generation_from(generation: str, reply: functions.StatusReply) -> Generation:
@@ -47,7 +57,7 @@ def _generation_from(generation: str, reply: functions.StatusReply) -> Generatio
     return Generation(
         id=generation,
         seen=reply.now_ms,
-        session=record["session"],
+        session=session_of(generation, record["session"]),
         turn=int(record["turn"]),
         lane="batch" if record["lane"] == "batch" else "interactive",
         stage=stage_in(record),

@@ -14,12 +14,12 @@ from shared.redis.client import Connection
 class IdempotencyRecord(NamedTuple):
     """What was kept of the first request; `generation` is None where it created something else.
 
-    `session` is empty where that is an API key.
+    `session` is None where that is an API key or a generation without a session.
     """
 
     fingerprint: str
     generation: str | None
-    session: str
+    session: str | None
     api_key: str | None = None
 
 
@@ -38,6 +38,6 @@ async def find(redis: Connection, root: str, account: str, key: str) -> Idempote
     return IdempotencyRecord(
         fingerprint.decode(),
         None if generation is None else generation.decode(),
-        (session or b"").decode(),
+        None if not session else session.decode(),
         None if api_key is None else api_key.decode(),
     )

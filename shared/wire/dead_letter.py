@@ -47,11 +47,12 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A dead letter. Times are ms of Redis' clock, money microcredits.
 
     `model` is the requested one, `chosen` the one called last; `attempt` counts all attempts,
-    `attempts` lists the last of them. `retried_as` is the generation that a retry made.
+    `attempts` lists the last of them. `session` is None where it had none. `retried_as` is the
+    generation that a retry made.
     """
 
     name: DeadLetterName
-    session: str
+    session: str | None
     turn: int
     lane: Lane
     model: str

@@ -36,12 +36,12 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     `position_when_accepted` is that at the accept, where anything was before it. A deferred one is
     tried again in `retry_in_seconds`. `last_event` is EPOCH-SEQ. One that has ended has no
     `deadline`; `is_cancelling`: its worker was asked to stop. `routed` is the choice of a model
-    while it runs.
+    while it runs. A generation without a session has turn 1, which ends with it.
     """
 
     id: str
     seen: int = 0
-    session: str
+    session: str | None
     turn: int
     lane: Lane
     stage: Stage

@@ -18,7 +18,7 @@ from shared.wire.conversation import (
 AUTO: Final = "auto"
 # The newest form of a submission that this version can carry out; a worker leaves newer ones in the
 # queue.
-WIRE: Final = 3
+WIRE: Final = 4
 PLAIN_WIRE: Final = 1
 COMPANION_WIRE: Final = 2
 FEATURES_WIRE: Final = 3
@@ -50,15 +50,16 @@ PLAIN: Final = Features()
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The options of one generation; its message is in the session.
+    """The options of one generation; its message is stored beside it.
 
-    `model` is a catalogue identifier or `auto`; `max_output_tokens` is what the hold pays for;
-    `companion` is this turn's own, if it names one. `holds_history`: the hold covers the session's
-    history, which older API processes did not hold for. `conversation` is set for an explicit one,
-    which is sent as it stands, without a session; `tools` are the caller's own.
+    `session` is None for a generation without one, which has no history. `model` is a catalogue
+    identifier or `auto`; `max_output_tokens` is what the hold pays for; `companion` is this turn's
+    own, if it names one. `holds_history`: the hold covers the session's history, which older API
+    processes did not hold for. `conversation` is set for an explicit one, which is sent as it
+    stands, without a session; `tools` are the caller's own.
     """
 
-    session: str
+    session: str | None
     model: str = AUTO
     enhance_prompt: bool = True
     max_output_tokens: int = 2048

@@ -257,7 +257,7 @@ async def test_submission_is_counted_once_for_an_idempotency_key(queue: RedisFun
     )
     found = await idempotency_records.find(queue.redis, queue.root, "ann", "k")
     assert found is not None
-    assert (found.generation, found.session, found.api_key) == (None, "", "first")
+    assert (found.generation, found.session, found.api_key) == (None, None, "first")
     other = msgspec.structs.replace(second, fingerprint="other")
     assert await functions.count_submission(queue.redis, queue.root, other) == Rejected("mismatch")
     bare = CountSubmissionAsk(account="ann", per_minute=2, id="third")

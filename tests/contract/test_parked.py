@@ -5,7 +5,7 @@ from typing import Final
 
 from shared.redis import functions, keys
 from shared.redis.functions import ClaimAsk
-from shared.wire.submission import WIRE, Lane
+from shared.wire.submission import LANE_WAKEUP_WIRE, WIRE, Lane
 from tests.support.redis_functions import KEEP, LONG_MS, RedisFunctions, Ticket
 
 _PLENTY: Final = 1_000
@@ -266,7 +266,7 @@ async def test_newer_wire_has_a_wakeup_that_older_workers_do_not_wait_on(
     assert await queue.redis.call("LLEN", keys.WAKEUP(queue.root, "interactive")) == 0
     wakeup_key = f"wire|{WIRE + 1}"
     assert await _wakeups(queue, wakeup_key) == 1
-    older = functions.keys_to_wait_on((queue.root,), (), WIRE, with_batch=True)
+    older = functions.keys_to_wait_on((queue.root,), (), LANE_WAKEUP_WIRE, with_batch=True)
     assert older == [keys.WAKEUP(queue.root, lane) for lane in ("interactive", "batch")]
     known = functions.keys_to_wait_on((queue.root,), (), WIRE + 1, with_batch=False)
     assert keys.WAKEUP_FOR(queue.root, "interactive", wakeup_key) in known

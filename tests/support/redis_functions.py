@@ -30,7 +30,7 @@ from shared.redis.functions import (
 from shared.settings import RedisSettings
 from shared.wire.account import CreditTotals
 from shared.wire.message import AssistantMessage, encode_assistant
-from shared.wire.submission import Submission, encode
+from shared.wire.submission import TURN_WIRE, WIRE, Submission, encode
 from tests.support.call_options import AcceptOptions, DeadListOptions
 
 CHANNELS = "workers:"
@@ -39,7 +39,7 @@ LONG_MS = 60_000
 
 
 class Ticket(NamedTuple):
-    """The ids of an accepted generation."""
+    """The ids of an accepted generation; one without a session has its own id as its session's."""
 
     account: str
     session: str
@@ -65,9 +65,10 @@ class RedisFunctions:
         session: str | None = None,
         *,
         is_new: bool | None = None,
+        is_sessionless: bool = False,
         **options: Unpack[AcceptOptions],
     ) -> Accepted | Replayed | Rejected:
-        """Accept a message into a session, or into a new one when none is named."""
+        """Accept a message into a session, or into a new one when none is named, or without one."""
         defaults: AcceptOptions = {
             "generation": ids.new_id(),
             "content": "Hello",
@@ -75,7 +76,7 @@ class RedisFunctions:
             "model": "auto",
             "hold": 0,
             "deadline_ms": LONG_MS,
-            "wire": 1,
+            "wire": TURN_WIRE if is_sessionless else 1,
             "per_minute": 60_000,
             "unfinished_max": 1_000,
             "waiting_max": 1_000,
@@ -94,8 +95,8 @@ class RedisFunctions:
         ask = functions.AcceptAsk(
             account=account,
             key="key-1",
-            session=session or ids.new_id(),
-            is_new=session is None if is_new is None else is_new,
+            session=None if is_sessionless else session or ids.new_id(),
+            is_new=not is_sessionless and (session is None if is_new is None else is_new),
             message=ids.new_id(),
             keep=KEEP,
             channels=CHANNELS,
@@ -115,6 +116,13 @@ class RedisFunctions:
         assert isinstance(answer, Accepted), answer
         return ticket
 
+    async def submit_alone(self, account: str = "ann", **options: Unpack[AcceptOptions]) -> Ticket:
+        """Accept a message without a session; any other reply fails the test."""
+        id_ = options.setdefault("generation", ids.new_id())
+        answer = await self.accept(account, is_sessionless=True, **options)
+        assert isinstance(answer, Accepted), answer
+        return Ticket(account, id_, id_)
+
     async def claim(
         self,
         count: int = 1,
@@ -122,7 +130,7 @@ class RedisFunctions:
         worker: str = "worker-1",
         lease_ms: int = LONG_MS,
         batch: int = 1_000,
-        wire: int = 1,
+        wire: int = WIRE,
         number: int = 0,
         unacknowledged: Sequence[int] = (),
         room: Mapping[str, int] | None = None,

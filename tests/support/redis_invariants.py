@@ -102,6 +102,8 @@ def _read(raw_client: RawClient, settings: RedisSettings) -> _Snapshot:
     return _Snapshot(hashes, sizes, sets, ledgers, alive)
 
 
+# Between two commands of one function, and two reads of a time to live.
+_SAME_MOMENT_MS: Final = 2_000
 _GONE: Final = -2
 _NO_TTL: Final = -1
 
@@ -132,8 +134,29 @@ def _ending_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
     is_spared = is_one and snapshot.is_unfinished(found_key.root, *found_key.parts)
     if found_key.key.end == "ttl" and not is_spared and snapshot.ttl_ms[found_key.name] == _NO_TTL:
         return [f"{found_key.name}: never expires, though its family does"]
+    if found_key.key is keys.TURNS:
+        return _lone_turn_faults(snapshot, found_key)
     if found_key.key in {keys.SUBMISSION, keys.TEXT, keys.ROUNDS} and not is_spared:
         return [f"{found_key.name}: stayed though its generation has ended"]
+    return []
+
+
+def _lone_turn_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
+    """Messages of no session expire with their generation; those of a deleted one are noted."""
+    account, owner, _ = found_key.parts
+    if keys.SESSION(found_key.root, account, owner) in snapshot.hashes:
+        return []
+    noted = snapshot.hashes.get(keys.TURNS_TO_DELETE(found_key.root), {})
+    if f"{account}:{owner}" in noted:
+        return []
+    ttl_ms = snapshot.ttl_ms[found_key.name]
+    if ttl_ms == _NO_TTL:
+        return [f"{found_key.name}: belongs to no session, and never expires"]
+    record = keys.GENERATION(found_key.root, account, owner)
+    if not snapshot.is_unfinished(found_key.root, account, owner):
+        left_ms = snapshot.ttl_ms.get(record, 0)
+        if ttl_ms > left_ms + _SAME_MOMENT_MS:
+            return [f"{found_key.name}: stays {ttl_ms} ms, its generation's record {left_ms} ms"]
     return []
 
 
@@ -216,13 +239,14 @@ def _dead_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
 
 
 def _letter_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
-    """A dead letter must be of an ended generation in a session that exists."""
+    """A dead letter must be of an ended generation without a session, or of one that exists."""
     account, id_ = found_key.parts
     letter = snapshot.hashes[found_key.name]
     found = []
     if snapshot.is_unfinished(found_key.root, account, id_):
         found.append(f"{found_key.name}: is dead, but under way")
-    if keys.SESSION(found_key.root, account, letter["session"]) not in snapshot.hashes:
+    session = keys.SESSION(found_key.root, account, letter["session"])
+    if letter["session"] != id_ and session not in snapshot.hashes:
         found.append(f"{found_key.name}: outlived its session")
     is_listed = snapshot.holds(keys.DEAD_LETTERS(found_key.root), f"{account}:{id_}")
     if is_listed == ("retried_as" in letter):

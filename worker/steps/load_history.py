@@ -1,7 +1,8 @@
 """Reads the conversation so far: the companion's persona, the system prompt, completed turns.
 
 Failed and cancelled turns stay in the list that the user sees but are not sent to a model, nor are
-turns whose answer has no text. Only text is sent: neither media nor reasoning.
+turns whose answer has no text. Only text is sent: neither media nor reasoning. A generation without
+a session has no history.
 """
 
 from shared.routing import price
@@ -18,6 +19,8 @@ async def load_history(run: Run) -> None:
     """Fill `run.system_prompt` and `run.history`, oldest first."""
     parts = (_persona(run), run.claimed.system_prompt)
     run.system_prompt = _PERSONA_AND_PROMPT.join(part for part in parts if part) or None
+    if run.submission.session is None:
+        return
     turns = await sessions.history(
         run.dependencies.redis,
         run.claimed.root,

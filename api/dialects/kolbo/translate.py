@@ -43,7 +43,7 @@ def asked_model(body: wire.SubmitBody) -> str:
     return AUTO if body.model is None else body.model
 
 
-def receipt(generation: str, session: str, model: str, hint: int) -> wire.SubmitReply:
+def receipt(generation: str, session: str | None, model: str, hint: int) -> wire.SubmitReply:
     """Return the receipt of an accepted message."""
     return wire.SubmitReply(
         message_id=generation,

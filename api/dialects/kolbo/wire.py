@@ -33,7 +33,7 @@ class SubmitReply(msgspec.Struct, frozen=True, kw_only=True):
 
     success: fields.Success = True
     message_id: fields.GenerationId
-    session_id: fields.SessionId
+    session_id: fields.SessionIdOrNull
     type: Annotated[Literal["chat"], Meta(description="What is being made.")] = "chat"
     model: Annotated[str, Meta(description="The model that was asked for, or `auto`.")]
     poll_url: fields.PollUrl
@@ -135,7 +135,7 @@ class StatusReply(msgspec.Struct, frozen=True, kw_only=True):
 
     success: fields.Success = True
     generation_id: fields.GenerationId
-    session_id: fields.SessionId
+    session_id: fields.SessionIdOrNull
     type: Annotated[Literal["chat"], Meta(description="What is being made.")] = "chat"
     state: fields.CurrentState
     stage: fields.CurrentStage

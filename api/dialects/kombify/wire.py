@@ -85,7 +85,7 @@ class ChatReply(msgspec.Struct, frozen=True, kw_only=True):
     """The answer, what it cost, and which model gave it and why."""
 
     id: fields.GenerationId
-    session_id: fields.SessionId
+    session_id: fields.SessionIdOrNull
     message: Annotated[Message, Meta(description="The answer.")]
     usage: Annotated[Usage, Meta(description="What it consumed and cost.")]
     routing: Annotated[Routing | None, Meta(description="Which model was chosen, and why.")]
@@ -95,7 +95,7 @@ class LaterReply(msgspec.Struct, frozen=True, kw_only=True):
     """The answer is not there yet."""
 
     id: fields.GenerationId
-    session_id: fields.SessionId
+    session_id: fields.SessionIdOrNull
     state: Annotated[Literal["processing"], Meta(description="It is still being made.")] = (
         "processing"
     )

@@ -1,19 +1,19 @@
 -- accept: take in one message, completely or not at all.
--- ASK      account, key (the API key's id), generation, session, is_new, message, content, blob (the submission), lane,
---          wire, model, hold, deadline_ms, per_minute, unfinished_max, waiting_max (in its session), running_max,
---          stride (of its account in virtual time), total_max, slots (of all workers; 0: unknown), rounds_max (how
---          often all slots can be used before the deadline), sessions_max and stored_bytes_max (quotas); if given:
---          on_conflict ('reject' or 'interrupt', with keep and channels), input_price (microcredits a token),
---          history_max (how many tokens of a history have room), added (tokens that this turn adds to the history at
---          most), persona (tokens of a session's companion at most), budget (the caller's own limit) and least (what
---          the cheapest answer costs), name, system_prompt, companion, metadata, project, media, idempotency,
---          fingerprint, idempotency_ms, origin (hashes of the request, kept with it)
+-- ASK      account, key (the API key's id), generation, is_new, message, content, blob (the submission), lane, wire,
+--          model, hold, deadline_ms, per_minute, unfinished_max, waiting_max (in its session), running_max, stride (of
+--          its account in virtual time), total_max, slots (of all workers; 0: unknown), rounds_max (how often all slots
+--          can be used before the deadline), sessions_max and stored_bytes_max (quotas); if given: session (otherwise
+--          the generation has none), on_conflict ('reject' or 'interrupt', with keep and channels), input_price
+--          (microcredits a token), history_max (how many tokens of a history have room), added (tokens that this turn
+--          adds to the history at most), persona (tokens of a session's companion at most), budget (the caller's own
+--          limit) and least (what the cheapest answer costs), name, system_prompt, companion, metadata, project, media,
+--          idempotency, fingerprint, idempotency_ms, origin (hashes of the request, kept with it)
 -- RETURNS  {'accepted', turn, accepted ms, ahead, lane_accounts, session_turns_before, running, 1 if it is behind its
 --          session's head, ms since that head started (-1: it waits, too), unfinished, rate},
---          {'replayed', generation, session}, {'mismatch'}, {'no_session'}, {'busy', generation}, {'limited', rate},
---          {'crowded', rate}, {'quota', which, how much of it is used, rate}, {'waiting', rate}, {'late', rate},
---          {'full', rate}, {'unpaid', least, rate} (the budget is below the price of what would be sent), or
---          {'poor', balance, hold, rate}; rate is what take_rate returns
+--          {'replayed', generation, session ('': it has none)}, {'mismatch'}, {'no_session'}, {'busy', generation},
+--          {'limited', rate}, {'crowded', rate}, {'quota', which, how much of it is used, rate}, {'waiting', rate},
+--          {'late', rate}, {'full', rate}, {'unpaid', least, rate} (the budget is below the price of what would be
+--          sent), or {'poor', balance, hold, rate}; rate is what take_rate returns
 -- ATOMIC   because the limit, the hold, the turn and the place in the queue are stored together or not at all, and a
 --          repeated request must find either all of them or none.
 -- A turn with a companion, its own or its session's, is left to workers that know companions.
@@ -147,6 +147,7 @@ end
 
 -- Gives the message its turn. In a session with nothing under way it becomes the head, otherwise it waits.
 local function take_turn(root, ask, key, session, measured, now)
+  if has_no_session(ask.generation, ask) then return 1, true end
   storage.schedule_recount(root, ask.account, measured.counted_at, storage.RECOUNT_MS, now)
   redis.call('ZADD', sessions_key(root, ask.account), now, ask.session)
   if ask.is_new then
@@ -205,12 +206,15 @@ local function measure(root, ask, session, known, now)
   end
   local side = session.side
   if ask.is_new then side = known[7] end
+  -- Messages that expire with their generation are no stored content.
+  if has_no_session(ask.generation, ask) then added = 0 end
   return {message = message, size = #message, added = added, side = side, counted_at = known[8]}, quota, used
 end
 
 local function write_idempotency_record(root, ask)
   local key = idempotency_key(root, ask.account, ask.idempotency)
-  redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session', ask.session)
+  redis.call('HSET', key, 'fingerprint', ask.fingerprint, 'generation', ask.generation, 'session',
+    has_no_session(ask.generation, ask) and '' or ask.session)
   redis.call('PEXPIRE', key, ask.idempotency_ms)
 end
 
@@ -249,15 +253,22 @@ end
 
 local NEW_SESSION = {turns = 0}
 
+-- Returns the session's key, and the session; one without any turn where it is new or the generation has none.
+local function find_session(root, ask)
+  local key = session_key(root, ask.account, ask.session)
+  if ask.is_new or has_no_session(ask.generation, ask) then return key, NEW_SESSION end
+  return key, load_session(root, ask, key)
+end
+
 local function accept(root, ask)
   local account = ask.account
   if redis.call('EXISTS', generation_key(root, account, ask.generation)) == 1 then
-    return {'replayed', ask.generation, ask.session}
+    return {'replayed', ask.generation, ask.session or ''}
   end
   local replay = find_replay(root, ask)
   if replay then return replay end
-  local key = session_key(root, account, ask.session)
-  local session = ask.is_new and NEW_SESSION or load_session(root, ask, key)
+  ask.session = ask.session or ask.generation
+  local key, session = find_session(root, ask)
   if not session then return {'no_session'} end
   local current_head = session.head
   if current_head and ask.on_conflict == 'reject' then return {'busy', current_head} end
@@ -282,7 +293,7 @@ local function accept(root, ask)
   local at = math.floor(now / 1000)
   local measured, quota, used = measure(root, ask, session, known, at)
   if quota then return {'quota', quota, used, rate} end
-  local history = ask.is_new and 0 or count_history(root, ask, completed_turns, session)
+  local history = session == NEW_SESSION and 0 or count_history(root, ask, completed_turns, session)
   local least = add_history_price(ask, history)
   if least then return {'unpaid', int(least), rate} end
   local balance, is_hold_needed = available_balance(root, ask, tonumber(known[1] or 0), current_head)

@@ -23,7 +23,8 @@
 -- lanes, in the same virtual time. Later attempts: an attempt after the first starts by dropping the text so far,
 -- except what finished rounds have shown (rounds.lua), with a reset event for followers. The stream keeps the events of
 -- the last ATTEMPTS_STREAMED attempts, since a reset makes all before it useless, except those of finished rounds.
--- Wakeups: where nothing is ready, the list of wakeups is deleted, so that no worker wakes for nothing.
+-- Wakeups: where nothing is ready, the list of wakeups is deleted, so that no worker wakes for nothing. That of newer
+-- wires is left to a claim that took such a turn, or none.
 
 local BATCH_EVERY, ATTEMPTS_STREAMED = 20, 64
 -- How many accounts of a lane, accounts of a queue of parked turns, and suspects one call tries.
@@ -256,6 +257,7 @@ end
 local function hand_out(root, account, id, record, suspects_max, resource, ask, now)
   local taken = lease_turn(root, account, id, record, suspects_max, resource, ask, now)
   if taken then
+    if tonumber(record.wire) > LANE_WAKEUP_WIRE then group.has_newer_wire = true end
     if resource then use_room(ask, record.lane, resource) end
     join_group(root, group, account, id, record, suspects_max)
   end
@@ -359,8 +361,9 @@ local function claims_since_batch(root, ask, parked_queues)
   return is_batch_waiting and tonumber(redis.call('HGET', clocks_key(root), 'looked_on') or 0) or nil
 end
 
--- Deletes the wakeups of lanes in which nothing is left. Returns whether this worker may take more.
-local function clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_batch_empty)
+-- Deletes the wakeups of lanes in which nothing is left, of plain turns or of those up to `wire_max`. Returns whether
+-- this worker may take more.
+local function clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_batch_empty, wire_max)
   local is_more, wakeup_keys = has_suspects_left, {}
   for _, lane in ipairs(LANES) do
     local can_take_lane = lane == 'interactive' or batch > 0
@@ -368,7 +371,7 @@ local function clear_wakeups(root, ask, parked_queues, batch, has_suspects_left,
       is_more = is_more or can_take_lane
     elseif not has_suspects_left then
       table.insert(wakeup_keys, wakeup_key(root, lane))
-      for wire = LANE_WAKEUP_WIRE + 1, ask.wire do
+      for wire = LANE_WAKEUP_WIRE + 1, wire_max do
         table.insert(wakeup_keys, wakeup_for_key(root, lane, WIRE_WAKEUP .. wire))
       end
     end
@@ -418,7 +421,8 @@ local function claim(root, ask)
   local has_suspects_left = #suspects > 0 and redis.call('EXISTS', suspects_key(root)) == 1
   -- Ending an expired turn may make the next turn of its session ready, so then the batch lane is checked again.
   local is_batch_empty = is_plain and not since_batch_before and ended == 0
-  local is_more = clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_batch_empty)
+  local wire_max = (#claimed == 0 or group.has_newer_wire) and ask.wire or LANE_WAKEUP_WIRE
+  local is_more = clear_wakeups(root, ask, parked_queues, batch, has_suspects_left, is_batch_empty, wire_max)
   local is_full = #claimed == ask.count or ended == ENDED_MAX
   local is_left_to_others = has_suspects_left and ask.suspects_max == 0
   return {now, (is_more and is_full or is_left_to_others) and 1 or 0, unpack(claimed)}

@@ -227,8 +227,10 @@ function damage.is_in_session(root, account, id, session)
   return type(redis.pcall('ZSCORE', waiting_key(root, account, session), id)) == 'string'
 end
 
--- Returns the session of a generation. If the record does not name it, the recently active sessions are searched.
+-- Returns the session of a generation, its own id where it has none. If the record does not name it, the recently
+-- active sessions are searched.
 function damage.find_session(root, account, id, record)
+  if has_no_session(id, record) then return id end
   if record.session and damage.is_in_session(root, account, id, record.session) then return record.session end
   local recent_sessions = redis.pcall('ZRANGE', sessions_key(root, account), 0, damage.SESSIONS_SEARCHED - 1, 'REV')
   for _, session in ipairs(recent_sessions.err and {} or recent_sessions) do
@@ -237,12 +239,16 @@ function damage.find_session(root, account, id, record)
 end
 
 -- Writes a failed answer in the place of a damaged generation's, if there is any.
-function damage.write_answer(root, account, session, turn, now)
+function damage.write_answer(root, account, id, session, turn, now)
   local chunk, field = turns_chunk_key(root, account, session, turn), int(turn) .. ':a'
   local record = cmsgpack.pack({status = 'failed', content = '', created = now, failure = DAMAGED})
   local added_bytes = #record - redis.call('HSTRLEN', chunk, field)
   redis.call('HSET', chunk, field, record)
-  storage.add_to_session(root, account, session, added_bytes)
+  if session == id then
+    redis.call('PEXPIRE', chunk, damage.DAMAGED_KEPT_MS)
+  else
+    storage.add_to_session(root, account, session, added_bytes)
+  end
 end
 
 -- Ends a damaged generation for its followers and for readers of its session. Unreadable fields get a plain value.
@@ -257,9 +263,10 @@ function damage.end_damaged(root, account, id, record, session)
   if type(reply) == 'string' then redis.call('PUBLISH', events, reply .. ' ' .. event) end
   redis.call('PEXPIRE', events, damage.DAMAGED_KEPT_MS)
   redis.call('DEL', submission_key(root, account, id), text_key(root, account, id), rounds_key(root, account, id))
-  if session and turn > 0 and redis.pcall('HEXISTS', session_key(root, account, session), 'head') == 1 then
-    pcall(damage.write_answer, root, account, session, turn, now)
-  end
+  if session == id then turn = 1 end
+  local has_place = session == id
+    or session and redis.pcall('HEXISTS', session_key(root, account, session), 'head') == 1
+  if has_place and turn > 0 then pcall(damage.write_answer, root, account, id, session, turn, now) end
   if next(record) then
     redis.call('HDEL', key, 'hold', 'number', 'deadline', 'worker', 'cancel', 'seq', 'progress', 'started', 'kept',
       'finer_stage', 'suspended', unpack(damage.NUMBERS_IF_ANY))
@@ -302,6 +309,11 @@ function damage.set_aside(root, account, id, why)
   if type(head) == 'string' then pcall(advance_session, root, account, id, session, head) end
 end
 
+-- Returns whether nothing of its session comes before a generation; nothing comes before one without a session.
+function damage.is_head(root, account, id, record)
+  return has_no_session(id, record) or redis.pcall('HGET', session_key(root, account, record.session), 'head') == id
+end
+
 -- An account is in a lane, but its ready turns are missing or of another type: they are rebuilt from its unfinished
 -- generations. Where none is ready, the account leaves the lane.
 function damage.rebuild_ready(root, account, lane)
@@ -312,7 +324,7 @@ function damage.rebuild_ready(root, account, lane)
     local record, name = load_generation(root, account, id), member(account, id)
     local is_ready = record and not damage.find_fault(record) and TRANSITIONS[record.stage].routing
       and not redis.call('ZSCORE', leases_key(root), name) and not redis.call('ZSCORE', deferred_key(root), name)
-    if is_ready and redis.pcall('HGET', session_key(root, account, record.session), 'head') == id then
+    if is_ready and damage.is_head(root, account, id, record) then
       redis.call('ZADD', key, record.number, id)
       has_ready = true
     end

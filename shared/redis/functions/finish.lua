@@ -32,7 +32,7 @@ local function finish_generation(root, account, id, generation, ending)
   check_transition(generation, ending.stage)
   local key, now = generation_key(root, account, id), int(ending.now)
   local session = session_key(root, account, generation.session)
-  -- A session with a turn under way has a head; one without was deleted.
+  -- A session with a turn under way has a head; one without was deleted, or the generation has none.
   local head, tokens, pending, bytes, side =
     unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
   -- Keys that the whole partition shares come before the credits: where one is of another type, nothing is written.
@@ -51,14 +51,18 @@ local function finish_generation(root, account, id, generation, ending)
   end
   unpark(root, account, id, generation)
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
-  if head then
-    redis.call('HSET', turns_chunk_key(root, account, generation.session, generation.turn),
-      generation.turn .. ':a', ending.assistant)
-    update_session(session, generation, ending, now, tokens, pending, bytes)
-    redis.call('ZADD', sessions_key(root, account), now, generation.session)
+  local is_alone = has_no_session(id, generation)
+  if head or is_alone then
+    local chunk = turns_chunk_key(root, account, generation.session, generation.turn)
+    redis.call('HSET', chunk, generation.turn .. ':a', ending.assistant)
+    if is_alone then redis.call('PEXPIRE', chunk, int(ending.keep[1])) end
     if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
       write_dead_letter(root, account, id, generation, ending)
     end
+  end
+  if head then
+    update_session(session, generation, ending, now, tokens, pending, bytes)
+    redis.call('ZADD', sessions_key(root, account), now, generation.session)
     advance_session(root, account, id, generation.session, head)
   end
   -- The message has the text of these events; followers still need the events themselves.

@@ -25,13 +25,14 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     adds: `input_price` microcredits a token, for at most `history_max` tokens. `added` is the most
     that this turn adds to the history, `persona` the tokens of a session's companion; `least` is
     the least that an answer costs, for a caller's `budget`. `key` is the id of the API key.
-    `origin` holds hashes of the request, which tell it from others later.
+    `origin` holds hashes of the request, which tell it from others later. A generation without a
+    `session` has none of the history.
     """
 
     account: str
     key: str
     generation: str
-    session: str
+    session: str | None = None
     is_new: bool
     message: str
     content: str
@@ -97,7 +98,7 @@ class Replayed(msgspec.Struct, frozen=True):
     """The same request was accepted before, with these ids."""
 
     generation: str
-    session: str
+    session: str | None
 
 
 async def accept(
@@ -121,7 +122,7 @@ async def accept(
                 rate=Rate(*rate),
             )
         case ["replayed", generation, session]:
-            return Replayed(text_of(generation), text_of(session))
+            return Replayed(text_of(generation), text_of(session) or None)
         case _:
             return _rejected(reply)
 

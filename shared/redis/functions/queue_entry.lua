@@ -1,14 +1,15 @@
 -- Shared: the one way in which a new generation enters the queue, for `accept` and `retry_dead_letter`.
 
--- Writes a generation's records and its place in the queue: ready if it is the head of its session, else waiting behind
--- it. `entry` names account, session, generation, lane, model, wire, hold, key (the API key's id) and blob (the
--- submission); if any: added, origin and idempotency. The caller has checked everything, has given the session its turn
--- and taken the hold; `accepted` and `deadline` are in ms, and `before` describes what comes first.
+-- Writes a generation's records and its place in the queue: ready if it has no session or is the head of it, else
+-- waiting behind it. `entry` names account, session, generation, lane, model, wire, hold, key (the API key's id) and
+-- blob (the submission); if any: added, origin and idempotency. The caller has checked everything, has given the
+-- session its turn and taken the hold; `accepted` and `deadline` are in ms, and `before` describes what comes first.
 local function enter_queue(root, entry, message, turn, number, accepted, deadline, is_head, is_in_lane, before)
   local account, id = entry.account, entry.generation
   local chunk = turns_chunk_key(root, account, entry.session, turn)
   turn = int(turn)
   redis.call('HSET', chunk, turn .. ':u', message)
+  if has_no_session(id, entry) then redis.call('PEXPIRE', chunk, int(deadline - accepted + OWN_TURN_KEPT_MS)) end
   redis.call('SET', submission_key(root, account, id), entry.blob)
   local more = {}
   if entry.origin then more[1], more[2] = 'origin', entry.origin end

@@ -43,6 +43,15 @@ local function check_transition(generation, stage)
   end
 end
 
+-- The chunk that holds a generation's two messages. A generation without a session has its own id in the session's
+-- place and turn 1: its messages stand where those of such a session would, in a chunk of its own that expires with its
+-- record. No session of that id exists, so nothing lists it, waits behind it or adds its bytes to a quota.
 local function turns_chunk_key(root, account, session, turn)
   return turns_key(root, account, session, int(math.floor(turn / TURNS_PER_CHUNK)))
 end
+
+local function has_no_session(id, generation) return generation.session == id end
+
+-- Whoever ends a generation without a session sets the end of its messages. A process of a version that knows only
+-- sessions does not, so until then they expire so long after the deadline.
+local OWN_TURN_KEPT_MS = 604800000

@@ -8,7 +8,7 @@
 
 local function restore_place(root, account, id, record)
   local name, session = member(account, id), session_key(root, account, record.session)
-  if redis.call('HGET', session, 'head') ~= id then
+  if not has_no_session(id, record) and redis.call('HGET', session, 'head') ~= id then
     return redis.call('ZADD', waiting_key(root, account, record.session), 'NX', record.turn, id)
   end
   for _, set_key in ipairs({deferred_key(root), suspects_key(root)}) do

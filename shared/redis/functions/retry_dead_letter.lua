@@ -1,4 +1,5 @@
--- retry_dead_letter: send the message of a dead letter again, as a new turn of its session with the same options.
+-- retry_dead_letter: send the message of a dead letter again with the same options, as a new turn of its session if the
+-- generation had one.
 -- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, waiting_max,
 --          total_max, stored_bytes_max
 -- RETURNS  {'revived', generation}, {'poor', balance} or one of {'unknown'}, {'unreadable'}, {'no_session'},
@@ -17,9 +18,10 @@ end
 
 -- Returns why it cannot be retried, or nil.
 local function find_refusal(root, ask, letter, session)
-  if redis.call('EXISTS', session) == 0 then return {'no_session'} end
+  local has_session = not has_no_session(ask.id, letter)
+  if has_session and redis.call('EXISTS', session) == 0 then return {'no_session'} end
   if count_unfinished(root, ask.account) >= ask.unfinished_max then return {'crowded'} end
-  if count_waiting(root, ask.account, letter.session) >= ask.waiting_max then return {'waiting'} end
+  if has_session and count_waiting(root, ask.account, letter.session) >= ask.waiting_max then return {'waiting'} end
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full'} end
   local balance, sum_0, sum_1 =
     unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'balance', 'stored_0', 'stored_1'))
@@ -61,10 +63,14 @@ local function retry_dead_letter(root, ask)
   take_hold(root, ask.account, hold)
   user_message.id, user_message.generation, user_message.created = ask.message, ask.generation, now
   local message = cmsgpack.pack(user_message)
-  local turn, is_head = take_turn(root, ask.account, letter, ask.generation, message, now)
+  local turn, is_head, session_of_retry = 1, true, ask.generation
+  if not has_no_session(ask.id, letter) then
+    turn, is_head = take_turn(root, ask.account, letter, ask.generation, message, now)
+    session_of_retry = letter.session
+  end
   local number = redis.call('HINCRBY', clocks_key(root), 'number', 1)
   local entry = {
-    account = ask.account, session = letter.session, generation = ask.generation, lane = letter.lane,
+    account = ask.account, session = session_of_retry, generation = ask.generation, lane = letter.lane,
     model = letter.model, wire = letter.wire, hold = hold, key = letter.key, blob = letter.submission,
   }
   enter_queue(root, entry, message, turn, number, int(now), int(now + tonumber(letter.deadline)), is_head)
