@@ -172,8 +172,10 @@ class ModelRequestSettings(Section, frozen=True, kw_only=True):
     asked for, with `reasoning_effort` where that takes a word, and "none" where the model always or
     never reasons. Where these two are not set, the model's name decides. `usage_option` is "always"
     where usage is reported without `stream_options`, which may be refused. `search_option` is the
-    field that asks for a web search where chat completions have several. `documentation` is the
-    vendor's page that says so, as read on `documentation_date`.
+    field that asks for a web search where chat completions have several. `cache_option` is whether
+    Anthropic's API is asked to keep beginnings of requests in its cache, "breakpoints" for models
+    named Claude unless it is set; shorter ones than `cache_tokens_min` are not kept.
+    `documentation` is the vendor's page that says so, as read on `documentation_date`.
     """
 
     limit_option: Literal["max_tokens", "max_completion_tokens"] | None = None
@@ -181,6 +183,8 @@ class ModelRequestSettings(Section, frozen=True, kw_only=True):
     reasoning_effort: Annotated[str, Meta(pattern=r"^[a-z]+$")] = "high"
     usage_option: Literal["stream_options", "always"] = "stream_options"
     search_option: Literal["web_search_options", "plugins"] = "web_search_options"
+    cache_option: Literal["breakpoints", "none"] | None = None
+    cache_tokens_min: Positive = 1024
     documentation: str = ""
     documentation_date: date | None = None
 

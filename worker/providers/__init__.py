@@ -8,6 +8,7 @@ sse                 Parses server-sent events, within bounds
 openai              Requests of chat completions: OpenAI and all compatible servers
 openai_answers      Reads the chunks of chat completions
 anthropic           Requests of Anthropic's messages API
+anthropic_caching   Marks what Anthropic's API is to keep in its cache
 anthropic_answers   Reads the events of Anthropic's messages API
 anthropic_usage     Reads the usage in those events
 gemini              Requests of Google's generateContent

@@ -35,6 +35,7 @@ from worker.providers.anthropic_answers import (
     MessageReader,
     PausableMessageReader,
 )
+from worker.providers.anthropic_caching import add_breakpoints
 from worker.providers.contract import ChatMessage, ChatRequest, Image, MessagePart
 from worker.providers.conversation import (
     arguments_of,
@@ -93,6 +94,7 @@ class Anthropic:
             payload["tool_choice"] = _tool_choice(request)
         if request.deep_think:
             payload |= _thinking(request, payload["messages"])
+        add_breakpoints(payload, request)
         return _encode(payload)
 
     def reader(self, request: ChatRequest) -> MessageReader:

@@ -7,7 +7,7 @@ knows.
 """
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -86,7 +86,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `deep_think` and `web_search` are set only for models that support them by the catalogue;
     dialects do not check that. `tool_choice` counts where there are tools. `so_far` is the content
-    that the upstream sent before it paused.
+    that the upstream sent before it paused. `repeated` is how far the beginning of this request is
+    likely to be that of the next one, too: its tools, with the system prompt, or with the history
+    as well.
     """
 
     model: ModelSettings
@@ -99,6 +101,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     deep_think: bool = False
     web_search: bool = False
     so_far: tuple[dict[str, Any], ...] = ()
+    repeated: Literal["tools", "system", "history"] = "history"
 
     def silence_seconds(self) -> float:
         """Return how long the upstream may send nothing at all before the answer begins."""

@@ -4,11 +4,13 @@ Owns how the context window is divided between the two. The longest answer is wh
 for.
 """
 
+from typing import Literal
+
 from shared.routing import price
 from shared.routing.choose import OUTPUT_TOKENS_MIN
 from shared.settings import ModelSettings
 from worker.model_call import BuiltRequest
-from worker.providers.contract import ChatRequest
+from worker.providers.contract import ChatMessage, ChatRequest
 from worker.run import Run
 from worker.steps.choose_model import tokens_of_prompt
 from worker.steps.search_web import searches_max
@@ -31,8 +33,21 @@ def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None)
         max_tokens=max_tokens,
         deep_think=run.submission.features.deep_think,
         web_search=run.searched_by == "model",
+        repeated=_repeated(run, messages),
     )
     return BuiltRequest(request, sent, is_trimmable=bool(run.history))
+
+
+def _repeated(run: Run, messages: list[ChatMessage]) -> Literal["tools", "system", "history"]:
+    """Return how far the next turn's request will begin as this one does.
+
+    Results of a search stand in the system prompt. A history that is cut begins elsewhere in each.
+    """
+    if run.searched_by == "service":
+        return "tools"
+    others = 2 if run.system_prompt else 1
+    is_whole = run.is_history_whole and len(messages) == len(run.history) + others
+    return "history" if is_whole else "system"
 
 
 def _input_tokens_max(run: Run, model: ModelSettings) -> int:
