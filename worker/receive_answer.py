@@ -239,15 +239,19 @@ def _silence_error(model: ModelSettings, *, has_begun: bool) -> ProviderError:
     return ProviderError(failure, retry="backoff")
 
 
-def estimate_usage(run: Run, model: ModelSettings) -> Usage:
-    """Return the usage of an answer whose provider reported none, flagged as estimated.
+def estimate_output(run: Run) -> tuple[int, int]:
+    """Estimate the output tokens of an answer so far, and how many of them are reasoning.
 
     As providers do, it counts reasoning as output; an image or a sound counts as much as an input
     image.
     """
-    reasoning_tokens = run.writer.reasoning_tokens()
-    output_tokens = reasoning_tokens + run.writer.text_tokens()
-    output_tokens += price.IMAGE_TOKENS * len(run.media)
+    text_tokens, reasoning_tokens = run.writer.tokens()
+    return text_tokens + reasoning_tokens + price.IMAGE_TOKENS * len(run.media), reasoning_tokens
+
+
+def estimate_usage(run: Run, model: ModelSettings) -> Usage:
+    """Return the usage of an answer whose provider reported none, flagged as estimated."""
+    output_tokens, reasoning_tokens = estimate_output(run)
     return Usage(
         input_tokens=run.input_tokens,
         output_tokens=output_tokens,

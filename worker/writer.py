@@ -8,6 +8,7 @@ stops the attempt. Refuses to end the generation: events not yet sent go with th
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal
 
 from shared.clock import Clock
@@ -80,13 +81,12 @@ class Writer:
         """Return the bytes of text and reasoning so far."""
         return self._text_bytes + self._reasoning_bytes
 
-    def text_tokens(self) -> int:
-        """Estimate the tokens of the answer so far; 0 without text."""
-        return price.tokens_in_bytes(self._text_bytes) if self._text_parts else 0
-
-    def reasoning_tokens(self) -> int:
-        """Estimate the tokens of the reasoning so far; 0 without reasoning."""
-        return price.tokens_in_bytes(self._reasoning_bytes) if self._reasoning_parts else 0
+    def tokens(self) -> tuple[int, int]:
+        """Estimate the tokens of the answer so far and of the reasoning; 0 without any."""
+        return (
+            price.tokens_in_bytes(self._text_bytes) if self._text_parts else 0,
+            price.tokens_in_bytes(self._reasoning_bytes) if self._reasoning_parts else 0,
+        )
 
     def charge_with(self, bill: Callable[[], str | None]) -> None:
         """Send with each append what `bill` returns: the charge for all that was shown by then."""
@@ -177,8 +177,15 @@ class Writer:
         self._waits_for_text = False
         ask = self._next_append(self._bill)
         if ask is not None:
-            self._has_sent_text = self._has_text()
-            self._append_task = asyncio.create_task(self._append(ask))
+            self._has_sent_text = self._has_sent_text or self._has_text()
+            # Called once for each event of an answer: each coroutine less in the chain counts.
+            self._append_task = asyncio.create_task(
+                retry_until_answered(
+                    self._clock,
+                    "an append",
+                    partial(functions.append, self._redis, self._claimed.root, ask),
+                )
+            )
             self._append_task.add_done_callback(self._append_done)
 
     def _append_done(self, task: asyncio.Task[AppendResult]) -> None:
@@ -201,13 +208,6 @@ class Writer:
     def _stop(self, why: StopReason) -> None:
         self._closed = True
         self._on_stop(why)
-
-    async def _append(self, ask: functions.AppendAsk) -> AppendResult:
-        return await retry_until_answered(
-            self._clock,
-            "an append",
-            lambda: functions.append(self._redis, self._claimed.root, ask),
-        )
 
     def _next_append(self, bill: Callable[[], str | None]) -> functions.AppendAsk | None:
         self._coalesce()
@@ -232,9 +232,9 @@ class Writer:
 
     def _shown_progress(self) -> int:
         """Return the progress in percent, 0 to 99; it never falls."""
-        if self._expected_bytes and self._has_text():
-            now = progress(self.length(), self._expected_bytes)
-            self._progress = max(self._progress, now)
+        length = self._text_bytes + self._reasoning_bytes
+        if length and self._expected_bytes:
+            self._progress = max(self._progress, progress(length, self._expected_bytes))
         return self._progress
 
     def _coalesce(self) -> None:

@@ -18,6 +18,7 @@ from shared.wire.message import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE, Usage
 
 # A dollar per million tokens is a microdollar per token, and a microdollar is 100 microcredits.
 _MICROCREDITS_PER_MICRODOLLAR: Final = 100
+_FLOAT_ERROR: Final = 0.00005
 # A dollar per 1,000 searches is 1,000 microdollars per search.
 _MICRODOLLARS_PER_SEARCH: Final = 1_000
 # At least what a picture of any size takes with nearly all models that see.
@@ -75,7 +76,10 @@ def cost(
 ) -> int:
     """Return the price in microcredits, rounded up; no token is cached."""
     microdollars = input_tokens * model.input_rate + output_tokens * model.output_rate
-    return _rounded_up(microdollars + searches.microdollars)
+    # Part of each append of an answer, where nothing is searched as a rule.
+    if searches is not NO_SEARCH:
+        microdollars += searches.microdollars
+    return _rounded_up(microdollars)
 
 
 def priced_tokens(model: ModelSettings, usage: Usage) -> tuple[PricedTokens, ...]:
@@ -148,9 +152,9 @@ def search_cost(searches: Searches) -> int:
 
 
 def _rounded_up(microdollars: float) -> int:
-    # Floats make 570 * 74.355 slightly too large; rounding to 4 digits first avoids a microcredit
-    # too much.
-    return math.ceil(round(microdollars * _MICROCREDITS_PER_MICRODOLLAR, 4))
+    # Floats make 570 * 74.355 slightly too large: a microcredit counts only where more than this
+    # part of it is due. `round` to 4 digits would do the same in ten times as long.
+    return math.ceil(microdollars * _MICROCREDITS_PER_MICRODOLLAR - _FLOAT_ERROR)
 
 
 def input_price(model: ModelSettings) -> float:

@@ -14,10 +14,10 @@ from shared.lifecycle import Stage
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire.message import Usage
-from worker.receive_answer import estimate_usage
+from worker.receive_answer import estimate_output, estimate_usage
 from worker.resilience.failure_causes import cause_of
 from worker.run import Run
-from worker.steps.search_web import add_search_cost
+from worker.steps.search_web import add_search_cost, searches_made
 
 NOTHING_DUE: Final = Usage()
 # The message's own fault: reasoning that was shown before the refusal is charged.
@@ -53,12 +53,16 @@ def encode_charge(run: Run) -> str | None:
     Fields: attempt, cost in microcredits, input, output and reasoning tokens, searches, their part
     of the cost, model. Example: "1 420 900 150 0 0 0 gpt-5". None if nothing was shown.
     """
-    if run.model is None or not run.writer.has_shown():
+    model = run.model
+    if model is None or not run.writer.has_shown():
         return None
-    used = add_search_cost(run, run.model, estimate_usage(run, run.model))
+    output_tokens, reasoning_tokens = estimate_output(run)
+    searches = searches_made(run, model)
+    cost = price.cost(model, run.input_tokens, output_tokens, searches)
+    searched = f"{searches.count} {price.search_cost(searches)}" if searches.count else "0 0"
     return (
-        f"{run.claimed.attempt} {used.cost} {used.input_tokens} {used.output_tokens} "
-        f"{used.reasoning_tokens} {used.searches} {used.search_cost} {run.model.identifier}"
+        f"{run.claimed.attempt} {cost} {run.input_tokens} {output_tokens} {reasoning_tokens} "
+        f"{searched} {model.identifier}"
     )
 
 

@@ -71,18 +71,25 @@ def searches_max(run: Run, model: ModelSettings) -> price.Searches:
 
 
 def add_search_cost(run: Run, model: ModelSettings, usage: Usage) -> Usage:
-    """Return the usage with its searches; the price is rounded up once, for the whole.
-
-    An upstream that cites pages has searched, even if it reports no searches.
-    """
-    if run.searched_by is None:
+    """Return the usage with its searches; the price is rounded up once, for the whole."""
+    searches = searches_made(run, model)
+    if searches is price.NO_SEARCH:
         return usage
-    by_model = run.searched_by == "model"
-    rate = model.search_rate if by_model else run.dependencies.settings.search.rate
-    searches = price.Searches(run.searches or int(by_model and bool(run.citations)), rate)
     return msgspec.structs.replace(
         usage,
         searches=searches.count,
         search_cost=price.search_cost(searches),
         cost=price.usage_cost(model, usage, searches),
     )
+
+
+def searches_made(run: Run, model: ModelSettings) -> price.Searches:
+    """Return the searches of an answer so far.
+
+    An upstream that cites pages has searched, even if it reports no searches.
+    """
+    if run.searched_by is None:
+        return price.NO_SEARCH
+    by_model = run.searched_by == "model"
+    rate = model.search_rate if by_model else run.dependencies.settings.search.rate
+    return price.Searches(run.searches or int(by_model and bool(run.citations)), rate)
