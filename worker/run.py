@@ -14,6 +14,7 @@ from shared.redis.client import Connection
 from shared.redis.functions import Claimed
 from shared.routing.search_estimate import SearchProvider
 from shared.settings import ModelSettings, Settings
+from shared.wire import conversation
 from shared.wire.conversation import CallPart, OpaquePart
 from shared.wire.message import Citation, Enhancement, FinishReason, Media, Usage, UserMessage
 from shared.wire.routing import Routing
@@ -22,7 +23,7 @@ from worker.answer_lengths import AnswerLengths
 from worker.fetching.image_cache import ImageCache
 from worker.fetching.url_fetcher import UrlFetcher
 from worker.media_store import MediaStore
-from worker.providers.contract import ChatMessage, Image
+from worker.providers.contract import Image, Turn
 from worker.providers.registry import Registry
 from worker.resilience.circuit_breaker import CircuitBreaker
 from worker.resilience.circuits import Caller
@@ -101,9 +102,10 @@ class Run:
 
     `fallbacks` may answer if `model` fails; `calls` counts upstream calls, those of earlier
     attempts included. `searched_by` is who searches the web, if the caller asked for that: the same
-    for every model of the route. `searches` counts the searches made. `parts` are what the answer
-    has beside text, each with the characters of text before it. `finish_reason` is that of the last
-    upstream call; `has_no_answer`: the model finished normally, but without an answer.
+    for every model of the route. `searches` counts the searches made. `images` are those of
+    `image_places`; `parts` are what the answer has beside text, each with the characters of text
+    before it. `finish_reason` is that of the last upstream call; `has_no_answer`: the model
+    finished normally, but without an answer.
     """
 
     dependencies: Dependencies
@@ -113,7 +115,7 @@ class Run:
     submission: Submission = field(default=Submission(session=None))
     user: UserMessage = field(default=UserMessage(id="", generation="", content="", created=0))
     system_prompt: str | None = None
-    history: list[ChatMessage] = field(default_factory=list)
+    history: list[Turn] = field(default_factory=list)
     history_tokens: int = 0
     is_history_whole: bool = True
     images: tuple[Image, ...] = ()
@@ -137,6 +139,14 @@ class Run:
         """The user's message as the model reads it: reworded, if it was."""
         reworded = self.enhancement.text if self.enhancement is not None else None
         return self.user.content if reworded is None else reworded
+
+    @property
+    def image_places(self) -> tuple[tuple[str, str], ...]:
+        """The images to fetch: the field that names each, and its URL."""
+        if self.submission.conversation is not None:
+            return conversation.images(self.submission.conversation)
+        urls = self.submission.features.media_urls
+        return tuple((f"media_urls[{index}]", url) for index, url in enumerate(urls))
 
     @property
     def caller(self) -> Caller:

@@ -20,10 +20,10 @@ from api.guards.rate_limits import RateLimits, rate_headers
 from api.live_fleet import LiveFleet
 from api.polling.eta import ModelDurations
 from api.polling.hints import Outlook
-from shared import fairness, ids
+from shared import egress, fairness, ids
 from shared.catalogue import Catalogue, CatalogueHolder
 from shared.clock import Clock, iso
-from shared.errors import Code, NotNowError, PolluxError, RequestError, UnavailableError
+from shared.errors import Code, EgressError, NotNowError, PolluxError, RequestError, UnavailableError
 from shared.redis import functions, keys
 from shared.redis.client import Connection, Redis
 from shared.redis.functions import (
@@ -53,6 +53,14 @@ from shared.stores.idempotency_records import IdempotencyRecord
 from shared.stores.partition_load import has_memory
 from shared.telemetry import logs
 from shared.wire import submission as submissions
+from shared.wire.conversation import (
+    AUTO_CHOICE,
+    Message,
+    ToolChoice,
+    ToolDefinition,
+    find_fault,
+    images,
+)
 from shared.wire.generation import QueuePosition
 from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
 
@@ -61,13 +69,15 @@ _FIELD_OF_CAPABILITY: Final[dict[str, str]] = {
     "reasoning": "deep_think",
     "vision": "media_urls",
     "web_search": "web_search",
+    "tools": "tools",
 }
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for, checked and without a dialect's words. `budget` in microcredits.
 
-    A `session` that is None is a new one, which `system_prompt` is for, unless `is_sessionless`.
+    A `session` that is None is a new one, which `system_prompt` is for, unless `is_sessionless`. An
+    explicit `conversation` takes the place of `message`, session and prompt.
     """
 
     message: str
@@ -84,11 +94,23 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     companion: str | None = None
     features: Features = PLAIN
     is_sessionless: bool = False
+    conversation: tuple[Message, ...] | None = None
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: ToolChoice = AUTO_CHOICE
 
     def __post_init__(self) -> None:
         """Refuse what a generation without a session has no place for."""
         if self.is_sessionless and (self.session or self.system_prompt):
             raise ValueError("a generation without a session has no system prompt of a session")
+        if self.conversation is not None:
+            _check_stands_alone(self)
+
+
+def _check_stands_alone(intent: Intent) -> None:
+    """Refuse what has no place beside an explicit conversation. Raises ValueError."""
+    is_alone = intent.is_sessionless and not (intent.message or intent.companion)
+    if not is_alone or intent.features.media_urls:
+        raise ValueError("an explicit conversation is all that the model reads")
 
 
 class IdempotencyArguments(TypedDict):
@@ -216,6 +238,8 @@ class Submissions:
             UnavailableError: Redis is away; the same Idempotency-Key may be sent again.
 
         """
+        if intent.conversation is not None or intent.tools:
+            _check_conversation(intent)
         fleet = await self.live_fleet.current()
         pricing = self._price(intent, fleet)
         known = await self.model_durations.durations(caller.root, intent.model)
@@ -230,6 +254,9 @@ class Submissions:
             companion=intent.companion,
             features=intent.features,
             holds_history=True,
+            conversation=intent.conversation,
+            tools=intent.tools,
+            tool_choice=intent.tool_choice,
         )
         result = await self._accept_durably(caller.root, ask, submissions.encode(submission))
         match result:
@@ -329,13 +356,12 @@ class Submissions:
             models = offered
         else:
             models = (find_model(self.catalogue_holder.catalogue, intent.model, fleet),)
-        tokens = sum(map(price.tokens_in, _known_texts(self.settings, intent)))
-        tokens += price.IMAGE_TOKENS * len(intent.features.media_urls)
+        tokens = _known_tokens(self.settings, intent)
         search = self.settings.search
         question = RoutingQuery(
             model=intent.model,
             input_tokens=tokens,
-            needs=needs(intent.features, search),
+            needs=needs(intent, search),
             budget=intent.budget,
             search=search if intent.features.web_search else None,
         )
@@ -430,7 +456,7 @@ class Submissions:
 
 def _wire(intent: Intent) -> int:
     """Return the oldest wire whose workers can carry out an intent."""
-    if intent.is_sessionless:
+    if intent.is_sessionless or intent.tools:
         return submissions.TURN_WIRE
     return submissions.PLAIN_WIRE if intent.features == PLAIN else submissions.FEATURES_WIRE
 
@@ -453,8 +479,32 @@ def _position(accepted: Accepted, running_max: int) -> QueuePosition:
     )
 
 
+def _check_conversation(intent: Intent) -> None:
+    """Refuse, by its place, a fault of an explicit conversation or of tools."""
+    messages = intent.conversation
+    fault = find_fault(messages, intent.tools, intent.tool_choice)
+    if fault is not None:
+        raise RequestError(fault.sentence, Code.INVALID_FIELDS)
+    for place, url in images(messages or ()):
+        try:
+            egress.parse(url)
+        except EgressError as error:
+            raise RequestError(
+                f"The field `{place}` cannot be taken. {error.message}", Code.INVALID_FIELDS
+            ) from None
+
+
+def _known_tokens(settings: Settings, intent: Intent) -> int:
+    """Estimate the tokens that the model reads; the session's history is not known yet."""
+    if intent.conversation is not None:
+        return price.tokens_in_conversation(intent.conversation, intent.tools)
+    images = price.IMAGE_TOKENS * len(intent.features.media_urls)
+    tools = price.tokens_in_tools(intent.tools)
+    return sum(map(price.tokens_in, _known_texts(settings, intent))) + images + tools
+
+
 def _known_texts(settings: Settings, intent: Intent) -> list[str]:
-    """Return the texts that the model reads; the session's history is not known yet."""
+    """Return the texts that the model reads."""
     companion = settings.companion(intent.companion) if intent.companion is not None else None
     persona = companion.persona if companion is not None else None
     return [text for text in (intent.message, intent.system_prompt, persona) if text]

@@ -4,8 +4,8 @@ The first candidate that passes, in the order of the catalogue, answers; the dec
 policy. Pure: the same query over the same catalogue gives the same answer.
 """
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -13,6 +13,7 @@ from shared.routing import price, search_estimate as search_estimates
 from shared.search_settings import SearchSettings
 from shared.settings import Capability, ModelSettings
 from shared.wire.account import MICROCREDITS_PER_CREDIT
+from shared.wire.conversation import Message, ToolDefinition, images
 from shared.wire.routing import Candidate, Policy, Routing, reason
 from shared.wire.submission import AUTO, Features
 
@@ -59,17 +60,37 @@ class Choice(NamedTuple):
     models: tuple[ModelSettings, ...]
 
 
-def needs(features: Features, search: SearchSettings) -> tuple[Capability, ...]:
+class Asked(Protocol):
+    """What a caller asks for, as far as it may need something of the model."""
+
+    @property
+    def features(self) -> Features:
+        """Thinking, web search, pictures."""
+
+    @property
+    def conversation(self) -> Sequence[Message] | None:
+        """The explicit conversation, if that is what is asked."""
+
+    @property
+    def tools(self) -> Sequence[ToolDefinition]:
+        """The caller's own tools."""
+
+
+def needs(asked: Asked, search: SearchSettings) -> tuple[Capability, ...]:
     """Return the capabilities that a turn needs of its model.
 
-    Web search is not one of them where a search service is configured.
+    Web search is not one of them where a search service is configured, whose results are added to
+    the prompt: an explicit conversation stays as it is.
     """
-    asked: tuple[tuple[Capability, bool], ...] = (
+    features, messages = asked.features, asked.conversation
+    is_explicit = messages is not None
+    found: tuple[tuple[Capability, bool], ...] = (
         ("reasoning", features.deep_think),
-        ("vision", bool(features.media_urls)),
-        ("web_search", features.web_search and search.service is None),
+        ("vision", bool(features.media_urls or images(messages or ()))),
+        ("web_search", features.web_search and (is_explicit or search.service is None)),
+        ("tools", bool(asked.tools) or any(message.calls for message in messages or ())),
     )
-    return tuple(capability for capability, is_asked in asked if is_asked)
+    return tuple(capability for capability, is_asked in found if is_asked)
 
 
 def choose(models: tuple[ModelSettings, ...], query: RoutingQuery) -> Choice:

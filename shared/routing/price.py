@@ -9,11 +9,21 @@ knows which tokens that will be: `hold` takes the highest rate that an input tok
 """
 
 import math
+from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from shared.settings import ModelSettings
+from shared.wire.conversation import (
+    CallPart,
+    Message,
+    OpaquePart,
+    TextPart,
+    ToolDefinition,
+    part_size,
+    tool_size,
+)
 from shared.wire.message import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE, Usage
 
 # A dollar per million tokens is a microdollar per token, and a microdollar is 100 microcredits.
@@ -64,6 +74,31 @@ def tokens_in(text: str) -> int:
 def tokens_in_bytes(count: int) -> int:
     """Estimate the tokens of a message of so many bytes, as `tokens_in` does."""
     return count // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE
+
+
+def tokens_in_parts(parts: Iterable[object]) -> int:
+    """Estimate, high, the tokens of a message; parts that are no text, call or opaque are images.
+
+    A message of one text has as many as `tokens_in` says.
+    """
+    count, tokens = 0, TOKENS_PER_MESSAGE
+    for part in parts:
+        if isinstance(part, (TextPart, CallPart, OpaquePart)):
+            count += part_size(part)
+            tokens += TOKENS_PER_MESSAGE if isinstance(part, CallPart) else 0
+        else:
+            tokens += IMAGE_TOKENS
+    return count // BYTES_PER_TOKEN + tokens
+
+
+def tokens_in_tools(tools: Iterable[ToolDefinition]) -> int:
+    """Estimate, high, the tokens of the definitions of tools."""
+    return sum(tokens_in_bytes(tool_size(tool)) for tool in tools)
+
+
+def tokens_in_conversation(messages: Iterable[Message], tools: Iterable[ToolDefinition]) -> int:
+    """Estimate, high, the tokens of an explicit conversation and its tools."""
+    return sum(tokens_in_parts(message.parts) for message in messages) + tokens_in_tools(tools)
 
 
 def history_max(model: ModelSettings, tokens: int, taken: int) -> int:

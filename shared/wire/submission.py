@@ -1,5 +1,6 @@
 """What a caller asks for, independent of any dialect: written by the API, read by the worker."""
 
+import zlib
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -74,5 +75,40 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     form: AnswerForm = FREE_TEXT
 
 
-encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Submission).decode
+# A longer submission is compressed. Plain chat never is: its message is stored elsewhere.
+_COMPRESSED_FROM_BYTES: Final = 4_096
+# No MessagePack begins with this byte, so that older submissions are recognized.
+_COMPRESSED: Final = b"\xc1"
+# Of a submission when it is not compressed: more than any that is accepted.
+_BYTES_MAX: Final = 16 * 1024 * 1024
+# Conversations shrink to a third at the fastest level already.
+_LEVEL: Final = 1
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Submission).decode
+
+
+def encode(submission: Submission) -> bytes:
+    """Return a submission as it is stored: compressed, if it is long."""
+    packed = _encode(submission)
+    if len(packed) < _COMPRESSED_FROM_BYTES:
+        return packed
+    return _COMPRESSED + zlib.compress(packed, _LEVEL)
+
+
+def decode(stored: bytes) -> Submission:
+    """Return a stored submission.
+
+    Raises:
+        msgspec.MsgspecError: it cannot be decoded, or is longer than any submission.
+
+    """
+    if not stored.startswith(_COMPRESSED):
+        return _decode(stored)
+    inflater = zlib.decompressobj()
+    try:
+        packed = inflater.decompress(memoryview(stored)[1:], _BYTES_MAX)
+    except zlib.error as error:
+        raise msgspec.DecodeError(str(error)) from None
+    if not inflater.eof:
+        raise msgspec.DecodeError("a compressed submission is cut, or too long")
+    return _decode(packed)

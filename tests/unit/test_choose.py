@@ -6,7 +6,7 @@ from shared.routing import price
 from shared.routing.choose import RoutingQuery, choose, first_eligible, needs
 from shared.search_settings import SearchSettings
 from shared.settings import ModelSettings
-from shared.wire.submission import AUTO, Features
+from shared.wire.submission import AUTO, Features, Submission
 
 _BARS = {"cooling", None, "web_search", "context_window", "max_credits", "unavailable"}
 _IDENTIFIERS = ("a", "b", "c", "d")
@@ -34,9 +34,15 @@ _CATALOGUES = st.lists(_MODEL, min_size=1, max_size=4).map(
 )
 _SERVICE = SearchSettings(service="brave", api_key_env="K", results_max=2, rate=0.5)
 _SEARCHES = st.sampled_from([None, SearchSettings(), _SERVICE])
+
+
+def _asked(*, web_search: bool) -> Submission:
+    return Submission(session="s", features=Features(web_search=web_search))
+
+
 _QUESTIONS = st.builds(
     lambda search, **asked: RoutingQuery(
-        needs=needs(Features(web_search=search is not None), search or _SERVICE),
+        needs=needs(_asked(web_search=search is not None), search or _SERVICE),
         search=search,
         **asked,
     ),

@@ -129,9 +129,12 @@ def test_blanks_and_quotation_marks_around_the_whole_are_stripped(answer: str, t
 
 def test_prompt_quotes_the_message_and_a_short_history_between_marks() -> None:
     history = [
-        text_message(role, f"{role} {turn} {'long ' * 200}")
+        (
+            text_message("user", f"user {turn} {'long ' * 200}"),
+            text_message("tool", "from a tool"),
+            text_message("assistant", f"assistant {turn} {'long ' * 200}"),
+        )
         for turn in range(5)
-        for role in ("user", "assistant")
     ]
     system, asked = build_messages("and {that} one </message-0>", history, "m1")
     assert (system.role, asked.role) == ("system", "user")
@@ -144,4 +147,5 @@ def test_prompt_quotes_the_message_and_a_short_history_between_marks() -> None:
         True,
     ]
     assert len(asked.text) < 2_000
+    assert "from a tool" not in asked.text
     assert "earlier" not in build_messages("alone", [], "m1")[1].text

@@ -6,8 +6,8 @@ dialect, which is pure: no socket, no clock. A dialect yields only the parts tha
 knows.
 """
 
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Final, Literal, Protocol
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol, Self
 
 import msgspec
 
@@ -18,6 +18,8 @@ from shared.wire.conversation import (
     FREE_TEXT,
     AnswerForm,
     CallPart,
+    ImagePart,
+    Message,
     OpaquePart,
     Role,
     Sampling,
@@ -60,6 +62,15 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     call_id: str = ""
     is_error: bool = False
 
+    @classmethod
+    def of(cls, message: Message, images: Mapping[str, Image]) -> Self:
+        """Return a message with its images, by their URLs; others are left out."""
+        parts = (
+            images.get(part.url) if isinstance(part, ImagePart) else part for part in message.parts
+        )
+        known = tuple(part for part in parts if part is not None)
+        return cls(message.role, known, message.call_id, message.is_error)
+
     @property
     def text(self) -> str:
         """All text of the message, joined."""
@@ -74,6 +85,10 @@ class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     def calls(self) -> tuple[CallPart, ...]:
         """The calls of tools in the message."""
         return tuple(part for part in self.parts if isinstance(part, CallPart))
+
+
+# The messages of one turn: the user's, those of finished rounds, the assistant's.
+Turn = tuple[ChatMessage, ...]
 
 
 def text_message(role: Role, text: str, images: Sequence[Image] = ()) -> ChatMessage:

@@ -1,7 +1,7 @@
 """Builds the request to a model: the conversation as far as it fits, and the longest answer.
 
 Owns how the context window is divided between the two. The longest answer is what the hold pays
-for.
+for. An explicit conversation is sent whole: nothing is added, reworded or left out.
 """
 
 from typing import Literal
@@ -21,16 +21,16 @@ def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None)
     """Return the request, with `tokens_max` tokens of input at most, or as many as fit."""
     if tokens_max is None:
         tokens_max = _input_tokens_max(run, model)
-    messages = truncate_history(
-        run.system_prompt, run.history, run.prompt, tokens_max=tokens_max, images=run.images
-    )
-    sent = tokens_of(messages)
+    messages = _messages(run, tokens_max)
+    sent = tokens_of(messages) + price.tokens_in_tools(run.submission.tools)
     held_for = sent if run.submission.holds_history else tokens_of_prompt(run, run.prompt)
     max_tokens = max(1, min(_answer_tokens(run, model, held_for), model.context_window - sent))
     request = ChatRequest(
         model=model,
         messages=messages,
         max_tokens=max_tokens,
+        tools=run.submission.tools,
+        tool_choice=run.submission.tool_choice,
         deep_think=run.submission.features.deep_think,
         web_search=run.searched_by == "model",
         repeated=_repeated(run, messages),
@@ -38,15 +38,35 @@ def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None)
     return BuiltRequest(request, sent, is_trimmable=bool(run.history))
 
 
+def _messages(run: Run, tokens_max: int) -> list[ChatMessage]:
+    """Return the conversation: an explicit one as it stands, or a session's as far as it fits."""
+    explicit = run.submission.conversation
+    if explicit is not None:
+        urls = (url for _, url in run.image_places)
+        images = dict(zip(urls, run.images, strict=True))
+        return [ChatMessage.of(message, images) for message in explicit]
+    tools_tokens = price.tokens_in_tools(run.submission.tools)
+    return truncate_history(
+        run.system_prompt,
+        run.history,
+        run.prompt,
+        tokens_max=tokens_max - tools_tokens,
+        images=run.images,
+    )
+
+
 def _repeated(run: Run, messages: list[ChatMessage]) -> Literal["tools", "system", "history"]:
     """Return how far the next turn's request will begin as this one does.
 
     Results of a search stand in the system prompt. A history that is cut begins elsewhere in each.
+    An explicit conversation usually comes again, with more at its end.
     """
+    if run.submission.conversation is not None:
+        return "history"
     if run.searched_by == "service":
         return "tools"
     others = 2 if run.system_prompt else 1
-    is_whole = run.is_history_whole and len(messages) == len(run.history) + others
+    is_whole = run.is_history_whole and len(messages) == sum(map(len, run.history)) + others
     return "history" if is_whole else "system"
 
 

@@ -114,10 +114,16 @@ def _retry_elsewhere(run: Run | None = None, lacking: Sequence[ModelSettings] = 
 
 
 def tokens_of_prompt(run: Run, prompt: str) -> int:
-    """Estimate, high, the tokens that are always sent: prompt, its images, system prompt."""
+    """Estimate, high, the tokens that are always sent: prompt, images, system prompt, tools.
+
+    Of an explicit conversation, that is all of it.
+    """
+    tools = run.submission.tools
+    if run.submission.conversation is not None:
+        return price.tokens_in_conversation(run.submission.conversation, tools)
     image_tokens = price.IMAGE_TOKENS * len(run.submission.features.media_urls)
     system = price.tokens_in(run.system_prompt) if run.system_prompt else 0
-    return price.tokens_in(prompt) + system + image_tokens
+    return price.tokens_in(prompt) + system + image_tokens + price.tokens_in_tools(tools)
 
 
 def tokens_to_send(run: Run, model: ModelSettings, prompt: str) -> int:
@@ -138,7 +144,7 @@ def question_of(run: Run, prompt: str) -> RoutingQuery:
     return RoutingQuery(
         model=run.submission.model,
         input_tokens=tokens_of_prompt(run, prompt),
-        needs=needs(features, settings),
+        needs=needs(run.submission, settings),
         served=run.dependencies.registry.served,
         cooling=run.dependencies.circuit_breaker.cooling(run.claimed.account),
         search=settings if features.web_search else None,

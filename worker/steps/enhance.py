@@ -51,7 +51,8 @@ class _Rewording:
 
 async def enhance(run: Run) -> None:
     """Fill `run.enhancement`, unless the message itself shows why it is not reworded."""
-    if run.dependencies.settings.enhancement.model is None:
+    is_explicit = run.submission.conversation is not None
+    if is_explicit or run.dependencies.settings.enhancement.model is None:
         return
     if not run.submission.enhance_prompt:
         run.enhancement = Enhancement(applied=False, reason="withheld")

@@ -1,7 +1,7 @@
-"""Fetches the images of the message for the model.
+"""Fetches the images of the message for the model, or those of an explicit conversation.
 
-Owns the failures of images: a failure names the image's index in `media_urls`, never where its URL
-led. Each image is fetched once more if that may help; one that fails ends the generation, since an
+Owns the failures of images: a failure names the field with the image's URL, never where that led.
+Each image is fetched once more if that may help; one that fails ends the generation, since an
 answer without it would answer another question. A URL that is listed twice is fetched once. A
 deferred turn reuses its images if this worker still caches them. The format is detected by the
 first bytes; no image is decoded here.
@@ -31,15 +31,15 @@ _NOT_AN_IMAGE: Final = ("MEDIA_TYPE", "is no picture of the forms PNG, JPEG, GIF
 
 async def fetch_images(run: Run) -> Failed | None:
     """Fill `run.images`; an image that cannot be fetched ends the generation."""
-    features, claimed = run.submission.features, run.claimed
-    if not features.media_urls:
+    claimed, urls_listed = run.claimed, [url for _, url in run.image_places]
+    if not urls_listed:
         return None
     held = run.dependencies.image_cache.take(claimed.account, claimed.id)
     if held is not None:
         run.images = held
         return None
     budget = FetchBudget(claimed.account, run.dependencies.settings.media.fetched_bytes_max)
-    urls = tuple(dict.fromkeys(features.media_urls))
+    urls = tuple(dict.fromkeys(urls_listed))
     fetching = [asyncio.create_task(_fetch(run, url, budget)) for url in urls]
     try:
         # Once one has failed, the others are useless.
@@ -49,7 +49,7 @@ async def fetch_images(run: Run) -> Failed | None:
             each.cancel()
         results = await asyncio.gather(*fetching, return_exceptions=True)
     by_url = dict(zip(urls, results, strict=True))
-    return _check_images(run, [by_url[url] for url in features.media_urls])
+    return _check_images(run, [by_url[url] for url in urls_listed])
 
 
 def _check_images(run: Run, results: list[bytes | BaseException]) -> Failed | None:
@@ -58,7 +58,7 @@ def _check_images(run: Run, results: list[bytes | BaseException]) -> Failed | No
     for index, content in enumerate(results):
         if isinstance(content, EgressError):
             is_passing = content.kind == "unreachable"
-            return _failed(index, _FAULTS[content.kind], retryable=is_passing)
+            return _failed(run, index, _FAULTS[content.kind], retryable=is_passing)
         if isinstance(content, Exception):
             raise content
     images, left = [], run.dependencies.settings.media.fetched_bytes_max
@@ -68,10 +68,10 @@ def _check_images(run: Run, results: list[bytes | BaseException]) -> Failed | No
         left -= len(content)
         if left < 0:
             # A URL that is listed twice is fetched once but counts twice.
-            return _failed(index, _FAULTS["too_large"])
+            return _failed(run, index, _FAULTS["too_large"])
         media_format = formats.detect_format(content)
         if media_format is None or media_format.kind != "image":
-            return _failed(index, _NOT_AN_IMAGE)
+            return _failed(run, index, _NOT_AN_IMAGE)
         images.append(Image(media_format.media_type, content))
     run.images = tuple(images)
     return None
@@ -96,12 +96,13 @@ async def _fetch(run: Run, url: str, budget: FetchBudget) -> bytes:
     return await ask()
 
 
-def _failed(index: int, fault: tuple[str, str], *, retryable: bool = False) -> Failed:
+def _failed(run: Run, index: int, fault: tuple[str, str], *, retryable: bool = False) -> Failed:
     code, words = fault
-    logs.logger().info("an image cannot be used", place=index, code=code)
+    place, _ = run.image_places[index]
+    logs.logger().info("an image cannot be used", place=place, code=code)
     return Failed(
         Failure(
-            message=f"The picture at `media_urls[{index}]` {words}.",
+            message=f"The picture at `{place}` {words}.",
             category="invalid_request",
             code=code,
             retryable=retryable,

@@ -1,22 +1,27 @@
 """Reads the conversation so far: the companion's persona, the system prompt, completed turns.
 
 Failed and cancelled turns stay in the list that the user sees but are not sent to a model, nor are
-turns whose answer has no text. Only text is sent: neither media nor reasoning. A generation without
-a session has no history.
+turns whose answer has no text. Neither media nor reasoning is sent. The calls of tools in a turn
+and their results are, where they are whole; records of older versions have none. A generation
+without a session has no history.
 """
 
-from shared.routing import price
 from shared.stores import sessions
 from shared.telemetry import logs
-from shared.wire.message import BYTES_PER_TOKEN
-from worker.providers.contract import text_message
+from shared.wire.conversation import Message, TextPart, find_fault
+from shared.wire.message import BYTES_PER_TOKEN, AssistantMessage, UserMessage
+from worker.providers.contract import ChatMessage, Turn, text_message
 from worker.run import Run
+from worker.steps.truncate_history import tokens_of
 
 _PERSONA_AND_PROMPT = "\n\n"
+_GO_ON = Message(role="user", parts=(TextPart("."),))
 
 
 async def load_history(run: Run) -> None:
     """Fill `run.system_prompt` and `run.history`, oldest first."""
+    if run.submission.conversation is not None:
+        return
     parts = (_persona(run), run.claimed.system_prompt)
     run.system_prompt = _PERSONA_AND_PROMPT.join(part for part in parts if part) or None
     if run.submission.session is None:
@@ -30,16 +35,23 @@ async def load_history(run: Run) -> None:
         bytes_max=_bytes_max(run),
     )
     run.history = [
-        message
+        _turn(turn.user, turn.assistant)
         for turn in turns
         if turn.assistant is not None and turn.assistant.content
-        for message in (
-            text_message("user", turn.user.content),
-            text_message("assistant", turn.assistant.content),
-        )
     ]
-    run.history_tokens = sum(price.tokens_in(message.text) for message in run.history)
+    run.history_tokens = sum(map(tokens_of, run.history))
     run.is_history_whole = turns.is_whole
+
+
+def _turn(user: UserMessage, assistant: AssistantMessage) -> Turn:
+    """Return a turn's messages. Calls without a result are left out, with all of their rounds."""
+    asked = text_message("user", user.content)
+    if not assistant.rounds or find_fault([*assistant.rounds, _GO_ON]) is not None:
+        return asked, text_message("assistant", assistant.content)
+    # `content` has the text of the rounds, too.
+    texts = (part.text for part in assistant.parts if isinstance(part, TextPart))
+    rounds = [ChatMessage.of(message, {}) for message in assistant.rounds]
+    return asked, *rounds, text_message("assistant", "".join(texts))
 
 
 def _bytes_max(run: Run) -> int:

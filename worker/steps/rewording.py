@@ -8,10 +8,11 @@ only if its form shows that it is one. Pure. Refuses to correct a reply that fai
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 from shared.wire.enhancement import Reason
-from worker.providers.contract import ChatMessage, text_message
+from worker.providers.contract import ChatMessage, Turn, text_message
 
 TIMES_LONGER_MAX: Final = 4
 _TURNS_SHOWN: Final = 2
@@ -53,11 +54,15 @@ _REFUSAL: Final = re.compile(
 )
 
 
-def build_messages(message: str, history: list[ChatMessage], mark: str) -> list[ChatMessage]:
+def build_messages(message: str, history: Sequence[Turn], mark: str) -> list[ChatMessage]:
     """Return the prompt; `mark` is a word that the author of the message cannot know."""
     parts = []
     if history:
-        shown = (f"{each.role}: {_shortened(each.text)}" for each in history[-2 * _TURNS_SHOWN :])
+        shown = (
+            f"{each.role}: {_shortened(each.text)}"
+            for turn in history[-_TURNS_SHOWN:]
+            for each in (turn[0], turn[-1])
+        )
         parts.append(f"<earlier-{mark}>\n" + "\n".join(shown) + f"\n</earlier-{mark}>")
     parts.append(f"<message-{mark}>\n{message}\n</message-{mark}>")
     return [
