@@ -23,7 +23,14 @@ from api.polling.hints import Outlook
 from shared import egress, fairness, ids
 from shared.catalogue import Catalogue, CatalogueHolder
 from shared.clock import Clock, iso
-from shared.errors import Code, EgressError, NotNowError, PolluxError, RequestError, UnavailableError
+from shared.errors import (
+    Code,
+    EgressError,
+    NotNowError,
+    PolluxError,
+    RequestError,
+    UnavailableError,
+)
 from shared.redis import functions, keys
 from shared.redis.client import Connection, Redis
 from shared.redis.functions import (
@@ -231,8 +238,8 @@ class Submissions:
         `origin` is what the generation keeps of its request (`api/follow/resume.py`).
 
         Raises:
-            RequestError: MODEL_NOT_FOUND, NO_SUITABLE_MODEL, FEATURE_UNAVAILABLE, CONTEXT_TOO_LONG,
-                SESSION_NOT_FOUND, IDEMPOTENCY_MISMATCH.
+            RequestError: INVALID_FIELDS, MODEL_NOT_FOUND, NO_SUITABLE_MODEL, FEATURE_UNAVAILABLE,
+                CONTEXT_TOO_LONG, SESSION_NOT_FOUND, IDEMPOTENCY_MISMATCH.
             RefusedError: RATE_LIMITED, QUOTA_EXCEEDED, INSUFFICIENT_CREDITS, SESSION_BUSY,
                 QUEUE_FULL.
             UnavailableError: Redis is away; the same Idempotency-Key may be sent again.
@@ -367,7 +374,7 @@ class Submissions:
         )
         model = first_eligible(models, question)
         if model is None:
-            _refuse_unavailable(offered, question)
+            _refuse_unavailable(offered, question, is_explicit=intent.conversation is not None)
             raise _no_suitable_model(models, question)
         if intent.model == AUTO and fleet.models and model.identifier not in fleet.models:
             # No live worker serves it: price by the first eligible model that one serves, if any.
@@ -526,13 +533,17 @@ def find_model(catalogue: Catalogue, name: str, fleet: Fleet) -> ModelSettings:
     return catalogue.by_identifier[name]
 
 
-def _refuse_unavailable(offered: tuple[ModelSettings, ...], question: RoutingQuery) -> None:
+def _refuse_unavailable(
+    offered: tuple[ModelSettings, ...], question: RoutingQuery, *, is_explicit: bool
+) -> None:
     """Refuse, by the name of its field, a capability that no offered model has."""
     for capability in question.needs:
         if not any(capability in model.capabilities for model in offered):
+            field = _FIELD_OF_CAPABILITY[capability]
+            if is_explicit and capability == "vision":
+                field = "messages"
             raise RequestError(
-                f"The field `{_FIELD_OF_CAPABILITY[capability]}` asks for a feature that this "
-                "deployment does not have.",
+                f"The field `{field}` asks for a feature that this deployment does not have.",
                 Code.FEATURE_UNAVAILABLE,
             )
 

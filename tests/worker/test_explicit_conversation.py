@@ -1,4 +1,4 @@
-"""An explicit conversation is sent whole and as it stands; calls of the caller's tools answer it."""
+"""An explicit conversation is sent as it stands; calls of the caller's tools are the answer."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -36,7 +36,10 @@ def _message(role: Any, *parts: Any, **fields: Any) -> Message:  # noqa: ANN401 
 
 
 async def _answered(
-    attempts: Attempts, front: Front, *messages: Message, **fields: Any  # noqa: ANN401  of any type
+    attempts: Attempts,
+    front: Front,
+    *messages: Message,
+    **fields: Any,  # noqa: ANN401  of any type
 ) -> Generation:
     """Submit a conversation, make one attempt, and return the generation, which must have ended."""
     asked = Submission(
