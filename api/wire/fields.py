@@ -70,9 +70,6 @@ _FINISH_REASON: Final = (
     "Why the model ended its answer: `stop` by itself, `length` at its limit of tokens, "
     "`tool_calls` to call tools, `content_filter` cut by the provider's filter."
 )
-CompletedFinishReason = Annotated[
-    FinishReason, Meta(description=f"{_FINISH_REASON} Only with a completed answer.")
-]
 FinishReasonOrNull = Annotated[
     FinishReason | None, Meta(description=f"{_FINISH_REASON} Null unless the answer is complete.")
 ]

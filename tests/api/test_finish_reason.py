@@ -1,5 +1,6 @@
 """`finish_reason` is wherever the answer is: one that was cut off does not look complete."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Final
 
@@ -9,7 +10,8 @@ import pytest
 from shared.wire.conversation import CallPart
 from shared.wire.message import AssistantMessage, decode_assistant, encode_assistant
 from tests.api.kombify_client import CHAT, SESSIONS, chat, payload
-from tests.support.api_client import ApiClient, body
+from tests.support import waiting
+from tests.support.api_client import ApiClient, Json, body
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stream_reader import read_events
 from worker.providers.contract import ChatRequest, Ended, Part
@@ -34,6 +36,17 @@ class _Caller:
         yield Ended("tool_calls")
 
 
+async def _listed(api: ApiClient, session: str) -> list[tuple[str, str | None]]:
+    """Return the state and the finish reason of a session's only answer, as both dialects list it.
+
+    A user's message has no such field.
+    """
+    whole = payload(await api.get(f"{SESSIONS}/{session}"))["messages"]
+    lists = (await api.messages(session), whole)
+    assert ["finish_reason" in asked for asked, _ in lists] == [False, False]
+    return [(answered["status"], answered["finish_reason"]) for _, answered in lists]
+
+
 @pytest.mark.parametrize(("upstream", "expected"), _REASONS)
 @pytest.mark.usefixtures("worker")
 async def test_every_form_of_an_answer_has_its_finish_reason(
@@ -44,13 +57,7 @@ async def test_every_form_of_an_answer_has_its_finish_reason(
     assert replied["message"]["finish_reason"] == expected
     status = body(await api.get(f"/api/v1/generate/{replied['id']}/status"))
     assert (status["state"], status["result"]["finish_reason"]) == ("completed", expected)
-    session = replied["session_id"]
-    asked, answered = await api.messages(session)
-    assert answered["finish_reason"] == expected
-    assert "finish_reason" not in asked
-    asked, answered = payload(await api.get(f"{SESSIONS}/{session}"))["messages"]
-    assert answered["finish_reason"] == expected
-    assert "finish_reason" not in asked
+    assert await _listed(api, replied["session_id"]) == [("completed", expected)] * 2
     streamed = read_events(
         (await api.post(CHAT, json={"message": "count", "stream": True})).content
     )
@@ -65,8 +72,27 @@ async def test_an_answer_that_failed_has_no_finish_reason(
     provider.answer = lambda _: ScriptedAnswer(status=422)
     status = await api.submit_and_wait("hello")
     assert (status["state"], status["result"]["finish_reason"]) == ("failed", None)
-    _, answered = await api.messages(status["session_id"])
-    assert "finish_reason" not in answered
+    assert await _listed(api, status["session_id"]) == [("failed", None)] * 2
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_answer_has_no_finish_reason_before_it_is_whole_nor_once_it_is_cancelled(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
+    provider.answer = lambda _: ScriptedAnswer(gate=asyncio.Event(), gate_after=1)
+    receipt = await api.submit("hello")
+
+    async def begun() -> Json | None:
+        found = await api.poll(receipt)
+        return found if found["result"]["content"] else None
+
+    status = await waiting.until(begun)
+    assert (status["state"], status["result"]["finish_reason"]) == ("processing", None)
+    assert await _listed(api, receipt["session_id"]) == [("processing", None)] * 2
+    body(await api.post(receipt["cancel_url"]))
+    status = await api.wait_for_end(receipt)
+    assert (status["state"], status["result"]["finish_reason"]) == ("cancelled", None)
+    assert await _listed(api, receipt["session_id"]) == [("cancelled", None)] * 2
 
 
 @pytest.mark.usefixtures("worker")
@@ -77,6 +103,7 @@ async def test_calls_of_tools_alone_are_an_answer(
     status = await api.submit_and_wait("What time is it?")
     assert status["state"] == "completed"
     assert (status["result"]["content"], status["result"]["finish_reason"]) == ("", "tool_calls")
+    assert await _listed(api, status["session_id"]) == [("completed", "tool_calls")] * 2
 
 
 def test_a_record_has_a_finish_reason_only_if_the_model_did_not_stop_by_itself() -> None:

@@ -253,7 +253,7 @@ def messages(
             video_urls=media["video"] or UNSET,
             audio_urls=media["audio"] or UNSET,
             citations=(list(assistant.citations) or UNSET) if assistant is not None else UNSET,
-            finish_reason=(assistant and assistant.visible_finish_reason) or UNSET,
+            finish_reason=assistant.visible_finish_reason if assistant is not None else None,
             created_at=iso(assistant.created if assistant is not None else turn.user.created),
         ),
     )

@@ -284,7 +284,7 @@ class MessageItem(msgspec.Struct, frozen=True, kw_only=True):
     video_urls: fields.VideoUrls | UnsetType = UNSET
     audio_urls: fields.AudioUrls | UnsetType = UNSET
     citations: fields.Citations | UnsetType = UNSET
-    finish_reason: fields.CompletedFinishReason | UnsetType = UNSET
+    finish_reason: fields.FinishReasonOrNull | UnsetType = UNSET
     created_at: fields.CreatedAt
 
 

@@ -148,7 +148,7 @@ def messages(
             status=turn.state,
             model=_answering_model(assistant),
             citations=(list(assistant.citations) or UNSET) if assistant is not None else UNSET,
-            finish_reason=(assistant and assistant.visible_finish_reason) or UNSET,
+            finish_reason=assistant.visible_finish_reason if assistant is not None else None,
             turn=turn.number,
             image_urls=media["image"] or UNSET,
             video_urls=media["video"] or UNSET,

@@ -175,7 +175,7 @@ class SessionMessage(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Meta(description="The model that gave the answer; null for the user's.")
     ]
     citations: fields.Citations | UnsetType = UNSET
-    finish_reason: fields.CompletedFinishReason | UnsetType = UNSET
+    finish_reason: fields.FinishReasonOrNull | UnsetType = UNSET
     turn: Annotated[int, Meta(description="The number of its turn, from 1.")]
     media_urls: fields.SentMediaUrls | UnsetType = UNSET
     image_urls: fields.ImageUrls | UnsetType = UNSET
