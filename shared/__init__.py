@@ -14,6 +14,7 @@ companions          The companions that ship, and what describes one
 redis_url           Checks the parts of `redis.url`
 egress              Decides whether a URL that a caller or a model named may be called
 catalogue           Finds providers and models by name
+json_schema         Takes callers' JSON schemas within bounds, and checks a text against one
 clarity             Decides from a message's form whether it needs rewording
 sighup              On SIGHUP: reload, or end where the terminal has gone
 garbage_collection  Tunes Python's cyclic garbage collector

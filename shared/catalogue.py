@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from shared.errors import ConfigurationError
-from shared.settings import ModelSettings, ProviderSettings, Secret, Settings
+from shared.settings import Dialect, ModelSettings, ProviderSettings, Secret, Settings
 from shared.wire.submission import AUTO
 
 # Shown by every process that starts without a model, and by `config check`.
@@ -32,6 +32,7 @@ class Catalogue:
     by_identifier: Mapping[str, ModelSettings] = field(init=False, repr=False, compare=False)
     by_alias: Mapping[str, ModelSettings] = field(init=False, repr=False, compare=False)
     by_provider: Mapping[str, ProviderSettings] = field(init=False, repr=False, compare=False)
+    dialects: Mapping[str, Dialect] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Of two models with the same alias the first one keeps it.
@@ -40,6 +41,7 @@ class Catalogue:
             ("by_identifier", {model.identifier: model for model in self.models}),
             ("by_alias", aliased),
             ("by_provider", {provider.name: provider for provider in self.providers}),
+            ("dialects", {provider.name: provider.dialect for provider in self.providers}),
         ):
             object.__setattr__(self, name, found)
 

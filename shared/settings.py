@@ -42,6 +42,18 @@ Dialect = Literal["openai", "anthropic", "gemini"]
 Capability = Literal[
     "vision", "tools", "web_search", "reasoning", "image_output", "audio_output", "json"
 ]
+# What a request may say beside its messages, and not every model carries. `temperature_above_1` and
+# `stop_blank` are values that some upstreams refuse.
+RequestNeed = Literal[
+    "temperature",
+    "temperature_above_1",
+    "top_p",
+    "stop",
+    "stop_blank",
+    "tool_choice",
+    "json_object",
+    "json_schema",
+]
 
 _ENV_PREFIX = "POLLUX_"
 # What is kept for an hour, the longest that a vendor offers, costs twice the input rate.
@@ -172,7 +184,8 @@ class ModelRequestSettings(Section, frozen=True, kw_only=True):
     asked for, with `reasoning_effort` where that takes a word, and "none" where the model always or
     never reasons. Where these two are not set, the model's name decides. `usage_option` is "always"
     where usage is reported without `stream_options`, which may be refused. `search_option` is the
-    field that asks for a web search where chat completions have several. `cache_option` is whether
+    field that asks for a web search where chat completions have several. `refuses` is what the
+    model does not carry although others of its dialect do. `cache_option` is whether
     Anthropic's API is asked to keep beginnings of requests in its cache, "breakpoints" for models
     named Claude unless it is set; shorter ones than `cache_tokens_min` are not kept.
     `documentation` is the vendor's page that says so, as read on `documentation_date`.
@@ -185,6 +198,7 @@ class ModelRequestSettings(Section, frozen=True, kw_only=True):
     search_option: Literal["web_search_options", "plugins"] = "web_search_options"
     cache_option: Literal["breakpoints", "none"] | None = None
     cache_tokens_min: Positive = 1024
+    refuses: tuple[RequestNeed, ...] = ()
     documentation: str = ""
     documentation_date: date | None = None
 

@@ -50,9 +50,9 @@ from shared.routing.choose import (
     choose,
     estimate_search,
     first_eligible,
-    needs,
     too_long,
 )
+from shared.routing.needs import Need, first_lack, needs
 from shared.settings import ModelSettings, RetentionSettings, Settings
 from shared.stores import generations, idempotency_records
 from shared.stores.fleet import Fleet
@@ -62,7 +62,11 @@ from shared.telemetry import logs
 from shared.wire import submission as submissions
 from shared.wire.conversation import (
     AUTO_CHOICE,
+    DEFAULT_SAMPLING,
+    FREE_TEXT,
+    AnswerForm,
     Message,
+    Sampling,
     ToolChoice,
     ToolDefinition,
     find_fault,
@@ -72,11 +76,19 @@ from shared.wire.generation import QueuePosition
 from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
 
 # The fields that ask for what not every model is capable of.
-_FIELD_OF_CAPABILITY: Final[dict[str, str]] = {
+_FIELD_OF_NEED: Final[dict[Need, str]] = {
     "reasoning": "deep_think",
     "vision": "media_urls",
     "web_search": "web_search",
     "tools": "tools",
+    "tool_choice": "tool_choice",
+    "temperature": "temperature",
+    "temperature_above_1": "temperature",
+    "top_p": "top_p",
+    "stop": "stop",
+    "stop_blank": "stop",
+    "json_object": "response_format",
+    "json_schema": "response_format",
 }
 
 
@@ -104,6 +116,9 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     conversation: tuple[Message, ...] | None = None
     tools: tuple[ToolDefinition, ...] = ()
     tool_choice: ToolChoice = AUTO_CHOICE
+    max_output_tokens: int | None = None
+    sampling: Sampling = DEFAULT_SAMPLING
+    form: AnswerForm = FREE_TEXT
 
     def __post_init__(self) -> None:
         """Refuse what a generation without a session has no place for."""
@@ -111,6 +126,14 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("a generation without a session has no system prompt of a session")
         if self.conversation is not None:
             _check_stands_alone(self)
+
+    @property
+    def wire(self) -> int:
+        """The oldest form of a submission that says all of it."""
+        is_plain_request = self.sampling == DEFAULT_SAMPLING and self.form == FREE_TEXT
+        if self.is_sessionless or self.tools or not is_plain_request:
+            return submissions.TURN_WIRE
+        return submissions.PLAIN_WIRE if self.features == PLAIN else submissions.FEATURES_WIRE
 
 
 def _check_stands_alone(intent: Intent) -> None:
@@ -264,6 +287,8 @@ class Submissions:
             conversation=intent.conversation,
             tools=intent.tools,
             tool_choice=intent.tool_choice,
+            sampling=intent.sampling,
+            form=intent.form,
         )
         result = await self._accept_durably(caller.root, ask, submissions.encode(submission))
         match result:
@@ -343,15 +368,15 @@ class Submissions:
         model, question = self._pricing_model(intent, fleet)
         search = estimate_search(model, question)
         tokens = question.input_tokens + search.input_tokens
-        hold = price.hold(model, tokens, model.max_output_tokens, search.searches)
+        longest = min(intent.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
+        hold = price.hold(model, tokens, longest, search.searches)
         held = hold if intent.budget is None else min(hold, intent.budget)
-        shortest = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
+        affordable = price.affordable_tokens(model, tokens, held, search.searches)
+        shortest = min(OUTPUT_TOKENS_MIN, longest)
         return _Pricing(
             model=model,
             tokens=tokens,
-            paid_output_tokens=max(
-                1, price.affordable_tokens(model, tokens, held, search.searches)
-            ),
+            paid_output_tokens=max(1, min(longest, affordable)),
             hold=hold,
             hold_min=price.hold(model, tokens, shortest, search.searches),
         )
@@ -369,6 +394,7 @@ class Submissions:
             model=intent.model,
             input_tokens=tokens,
             needs=needs(intent, search),
+            dialects=self.catalogue_holder.catalogue.dialects,
             budget=intent.budget,
             search=search if intent.features.web_search else None,
         )
@@ -426,7 +452,7 @@ class Submissions:
             message=ids.new_id(),
             content=intent.message,
             lane=intent.lane,
-            wire=_wire(intent),
+            wire=intent.wire,
             model=intent.model,
             hold=pricing.hold,
             deadline_ms=deadline_ms,
@@ -459,13 +485,6 @@ class Submissions:
             origin=origin,
             **idempotency_arguments(idempotency, settings.retention),
         )
-
-
-def _wire(intent: Intent) -> int:
-    """Return the oldest wire whose workers can carry out an intent."""
-    if intent.is_sessionless or intent.tools:
-        return submissions.TURN_WIRE
-    return submissions.PLAIN_WIRE if intent.features == PLAIN else submissions.FEATURES_WIRE
 
 
 def note_replayed(caller: Caller) -> None:
@@ -536,11 +555,13 @@ def find_model(catalogue: Catalogue, name: str, fleet: Fleet) -> ModelSettings:
 def _refuse_unavailable(
     offered: tuple[ModelSettings, ...], question: RoutingQuery, *, is_explicit: bool
 ) -> None:
-    """Refuse, by the name of its field, a capability that no offered model has."""
-    for capability in question.needs:
-        if not any(capability in model.capabilities for model in offered):
-            field = _FIELD_OF_CAPABILITY[capability]
-            if is_explicit and capability == "vision":
+    """Refuse, by the name of its field, a need that no offered model meets by itself."""
+    for need in question.needs:
+        if not any(
+            first_lack(model, question.dialect_of(model), (need,)) is None for model in offered
+        ):
+            field = _FIELD_OF_NEED[need]
+            if is_explicit and need == "vision":
                 field = "messages"
             raise RequestError(
                 f"The field `{field}` asks for a feature that this deployment does not have.",
@@ -550,7 +571,11 @@ def _refuse_unavailable(
 
 def _no_suitable_model(models: tuple[ModelSettings, ...], question: RoutingQuery) -> RequestError:
     routing = choose(models, question).routing
-    capable = [model for model in models if set(question.needs) <= set(model.capabilities)]
+    capable = [
+        model
+        for model in models
+        if first_lack(model, question.dialect_of(model), question.needs) is None
+    ]
     exclusions = {each.model: each.excluded_by for each in routing.candidates}
     if capable and all(exclusions[model.identifier] == "context_window" for model in capable):
         exceeded = too_long(capable, question)

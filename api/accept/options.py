@@ -5,23 +5,58 @@ no Redis, no clock.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from api.accept.accept import Intent
-from shared import egress, ids
+from shared import egress, ids, json_schema
 from shared.errors import Code, EgressError, RequestError
 from shared.tiers import LimitSettings
 from shared.wire.account import MICROCREDITS_PER_CREDIT
+from shared.wire.conversation import DEFAULT_SAMPLING, FREE_TEXT, AnswerForm, Sampling
 from shared.wire.submission import Features
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
     Meta(max_length=16, description="Texts of the caller's own, returned as they are."),
 ]
+StopText = Annotated[str, Meta(min_length=1, max_length=64)]
 SessionName = Annotated[str, Meta(min_length=1, max_length=200, description="A name for people.")]
+
+
+class TextFormat(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
+    """Free text, as without the field."""
+
+
+class JsonObjectFormat(msgspec.Struct, frozen=True, tag="json_object", forbid_unknown_fields=True):
+    """One JSON object; the message should ask for it, too."""
+
+
+class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A schema with its name."""
+
+    name: Annotated[
+        str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$", description="A name that the model sees.")
+    ]
+    schema: Annotated[
+        dict[str, Any],
+        Meta(
+            description="A JSON schema of draft 2020-12 without references to itself or elsewhere: "
+            "at most 64 KiB, and 2,000 nodes with each reference counted as what it refers to."
+        ),
+    ]
+    strict: Annotated[
+        bool | None,
+        Meta(description="Have the provider enforce it, where it can (default: false)."),
+    ] = None
+
+
+class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema", forbid_unknown_fields=True):
+    """JSON that matches a schema."""
+
+    json_schema: Annotated[JsonSchema, Meta(description="The schema, and its name.")]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +97,29 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(description="Seconds after which an unfinished answer fails as `expired`."),
     ] = None
     metadata: Metadata | None = None
+    max_output_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000_000)] | None,
+        Meta(description="The longest answer, reasoning included; less holds fewer credits."),
+    ] = None
+    temperature: Annotated[
+        Annotated[float, Meta(ge=0, le=2)] | None,
+        Meta(description="How random the answer is; models that do not take it are not chosen."),
+    ] = None
+    top_p: Annotated[
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(description="The share of likely tokens to draw from; not every model takes it."),
+    ] = None
+    stop: Annotated[
+        StopText | Annotated[list[StopText], Meta(max_length=4)] | None,
+        Meta(description="Texts that end the answer, which does not include them."),
+    ] = None
+    response_format: Annotated[
+        TextFormat | JsonObjectFormat | JsonSchemaFormat | None,
+        Meta(
+            description="The form of the answer. It is checked at the end: an answer of another "
+            "form is asked for once more, and then fails with ANSWER_FORM."
+        ),
+    ] = None
     cost_quality: Annotated[
         Annotated[int, Meta(ge=0, le=10)] | None,
         Meta(description="From 0, the cheapest model, to 10, the best; not in this version."),
@@ -92,6 +150,7 @@ def intent(
             )
     _refuse_unavailable(body)
     _check_media(body.media_urls or ())
+    form = _form(body.response_format)
     if body.session_id and not ids.is_id(body.session_id):
         raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
     return Intent(
@@ -114,6 +173,33 @@ def intent(
             web_search=body.web_search is True,
             media_urls=tuple(body.media_urls or ()),
         ),
+        max_output_tokens=body.max_output_tokens,
+        sampling=_sampling(body),
+        form=form,
+    )
+
+
+def _sampling(body: Options) -> Sampling:
+    if (body.temperature, body.top_p, body.stop) == (None, None, None):
+        return DEFAULT_SAMPLING
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    return Sampling(temperature=body.temperature, top_p=body.top_p, stop=stop)
+
+
+def _form(asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> AnswerForm:
+    """Return the form of the answer. Raises RequestError for a schema that is not taken."""
+    if isinstance(asked, JsonObjectFormat):
+        return AnswerForm(kind="json_object")
+    if not isinstance(asked, JsonSchemaFormat):
+        return FREE_TEXT
+    named = asked.json_schema
+    fault = json_schema.find_fault(named.schema)
+    if fault is not None:
+        raise RequestError(
+            f"The field `response_format.json_schema.schema` {fault}.", Code.INVALID_FIELDS
+        )
+    return AnswerForm(
+        kind="json_schema", name=named.name, schema=named.schema, is_strict=named.strict is True
     )
 
 

@@ -30,7 +30,7 @@ class Schemas:
         request_shapes = set(requests)
         shapes = list(request_shapes | set(replies))
         structs, of_requests = _structs(shapes), set(_structs(request_shapes))
-        names = _names(structs)
+        names = _names(structs, of_requests)
         schemas, parts = msgspec.json.schema_components(shapes, ref_template=_REF + "{name}")
         keys = {
             struct: struct.__name__ if struct.__name__ in parts else _full_name(struct)
@@ -42,6 +42,7 @@ class Schemas:
             part = self._completed(parts[keys[struct]]) | {"title": names[struct]}
             if struct in of_requests:
                 _leave_out_nulls(part)
+                _describe_tag(struct, part, "Names the kind.")
             else:
                 _require_what_is_sent(struct, part)
             self.components[names[struct]] = part
@@ -95,17 +96,17 @@ def _structs(shapes: Iterable[object]) -> list[type[Struct]]:
     return list(found)
 
 
-def _names(structs: list[type[Struct]]) -> dict[type[Struct], str]:
+def _names(structs: list[type[Struct]], of_requests: set[type[Struct]]) -> dict[type[Struct], str]:
     """Return a name for each.
 
-    Names of events end in `Event`; of two types with one name, a dialect's begins with the
-    dialect's.
+    Names of events, which only replies have, end in `Event`; of two types with one name, a
+    dialect's begins with the dialect's.
     """
     counts = Counter(struct.__name__ for struct in structs)
     names = {}
     for struct in structs:
         modules, name = struct.__module__.split("."), struct.__name__
-        if struct.__struct_config__.tag_field:
+        if struct.__struct_config__.tag_field and struct not in of_requests:
             name += "Event"
         elif counts[name] > 1 and modules[:2] == _DIALECTS:
             name = modules[2].title() + name
@@ -130,10 +131,15 @@ def _require_what_is_sent(struct: type[Struct], schema: Schema) -> None:
         schema["properties"][field.encode_name].pop("default", None)
         if not may_lack:
             required.append(field.encode_name)
-    if config.tag_field:
-        schema["properties"][config.tag_field]["description"] = "Names the event."
+    _describe_tag(struct, schema, "Names the event.")
     if required:
         schema["required"] = required
+
+
+def _describe_tag(struct: type[Struct], schema: Schema, description: str) -> None:
+    tag_field = struct.__struct_config__.tag_field
+    if tag_field:
+        schema["properties"][tag_field]["description"] = description
 
 
 def _leave_out_nulls(schema: Schema) -> None:

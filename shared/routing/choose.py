@@ -4,18 +4,18 @@ The first candidate that passes, in the order of the catalogue, answers; the dec
 policy. Pure: the same query over the same catalogue gives the same answer.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
 from shared.routing import price, search_estimate as search_estimates
+from shared.routing.needs import Need, first_lack
 from shared.search_settings import SearchSettings
-from shared.settings import Capability, ModelSettings
+from shared.settings import Dialect, ModelSettings
 from shared.wire.account import MICROCREDITS_PER_CREDIT
-from shared.wire.conversation import Message, ToolDefinition, images
 from shared.wire.routing import Candidate, Policy, Routing, reason
-from shared.wire.submission import AUTO, Features
+from shared.wire.submission import AUTO
 
 # A budget that pays for fewer output tokens excludes a model.
 OUTPUT_TOKENS_MIN: Final = 16
@@ -24,18 +24,23 @@ OUTPUT_TOKENS_MIN: Final = 16
 class RoutingQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be answered: the requested model, the input tokens, a budget in microcredits.
 
-    `needs` are the capabilities that a model must have. `served` are the models that can answer
-    now, None if unknown; `cooling` those whose provider failed too often lately. `search` is set
-    when the web is to be searched.
+    `needs` are what a model must have or carry; `dialects` are those of the providers, which decide
+    about some of them. `served` are the models that can answer now, None if unknown; `cooling`
+    those whose provider failed too often lately. `search` is set when the web is to be searched.
     """
 
     model: str
     input_tokens: int
-    needs: tuple[Capability, ...] = ()
+    needs: tuple[Need, ...] = ()
+    dialects: Mapping[str, Dialect] = {}
     budget: int | None = None
     served: frozenset[str] | None = None
     cooling: frozenset[str] = frozenset()
     search: SearchSettings | None = None
+
+    def dialect_of(self, model: ModelSettings) -> Dialect:
+        """Return the dialect of a model's provider."""
+        return self.dialects.get(model.provider, "openai")
 
 
 class TooLong(NamedTuple):
@@ -58,39 +63,6 @@ class Choice(NamedTuple):
 
     routing: Routing
     models: tuple[ModelSettings, ...]
-
-
-class Asked(Protocol):
-    """What a caller asks for, as far as it may need something of the model."""
-
-    @property
-    def features(self) -> Features:
-        """Thinking, web search, pictures."""
-
-    @property
-    def conversation(self) -> Sequence[Message] | None:
-        """The explicit conversation, if that is what is asked."""
-
-    @property
-    def tools(self) -> Sequence[ToolDefinition]:
-        """The caller's own tools."""
-
-
-def needs(asked: Asked, search: SearchSettings) -> tuple[Capability, ...]:
-    """Return the capabilities that a turn needs of its model.
-
-    Web search is not one of them where a search service is configured, whose results are added to
-    the prompt: an explicit conversation stays as it is.
-    """
-    features, messages = asked.features, asked.conversation
-    is_explicit = messages is not None
-    found: tuple[tuple[Capability, bool], ...] = (
-        ("reasoning", features.deep_think),
-        ("vision", bool(features.media_urls or images(messages or ()))),
-        ("web_search", features.web_search and (is_explicit or search.service is None)),
-        ("tools", bool(asked.tools) or any(message.calls for message in messages or ())),
-    )
-    return tuple(capability for capability, is_asked in found if is_asked)
 
 
 def choose(models: tuple[ModelSettings, ...], query: RoutingQuery) -> Choice:
@@ -167,9 +139,10 @@ def _tokens_needed(tokens: int) -> int:
 
 def _first_exclusion(model: ModelSettings, query: RoutingQuery) -> str | None:
     """Return the name of the first check that excludes a model, or None."""
-    for capability in query.needs:
-        if capability not in model.capabilities:
-            return capability
+    if query.needs:
+        lack = first_lack(model, query.dialect_of(model), query.needs)
+        if lack is not None:
+            return lack
     added = estimate_search(model, query)
     tokens = query.input_tokens + added.input_tokens
     if _tokens_needed(tokens) > model.context_window:

@@ -3,7 +3,8 @@
 from hypothesis import given, strategies as st
 
 from shared.routing import price
-from shared.routing.choose import RoutingQuery, choose, first_eligible, needs
+from shared.routing.choose import RoutingQuery, choose, first_eligible
+from shared.routing.needs import needs
 from shared.search_settings import SearchSettings
 from shared.settings import ModelSettings
 from shared.wire.submission import AUTO, Features, Submission

@@ -29,7 +29,14 @@ import msgspec
 
 from shared.routing.search_estimate import MODEL_SEARCHES_MAX
 from shared.settings import ModelSettings, ReasoningOption, Secret
-from shared.wire.conversation import CallPart, OpaquePart, TextPart, ToolDefinition
+from shared.wire.conversation import (
+    DEFAULT_SAMPLING,
+    FREE_TEXT,
+    CallPart,
+    OpaquePart,
+    TextPart,
+    ToolDefinition,
+)
 from worker.providers.anthropic_answers import (
     DIALECT,
     MessageReader,
@@ -94,12 +101,31 @@ class Anthropic:
             payload["tool_choice"] = _tool_choice(request)
         if request.deep_think:
             payload |= _thinking(request, payload["messages"])
+        if (request.sampling, request.form) != (DEFAULT_SAMPLING, FREE_TEXT):
+            payload |= _answer_options(request, payload.get("output_config", {}))
         add_breakpoints(payload, request)
         return _encode(payload)
 
     def reader(self, request: ChatRequest) -> MessageReader:
         """Return what reads the answer to a request."""
         return PausableMessageReader(request) if request.web_search else MessageReader(request)
+
+
+def _answer_options(request: ChatRequest, output_config: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields for sampling, stop texts and form; the last stands in `output_config`."""
+    sampling = request.sampling
+    fields = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop_sequences": sampling.stop,
+    }
+    options: dict[str, Any] = {
+        name: each for name, each in fields.items() if each not in (None, ())
+    }
+    if request.form.kind == "json_schema":
+        form = {"type": "json_schema", "schema": request.form.schema}
+        options["output_config"] = output_config | {"format": form}
+    return options
 
 
 def _messages(request: ChatRequest) -> list[dict[str, Any]]:

@@ -27,7 +27,14 @@ from urllib.parse import quote
 import msgspec
 
 from shared.settings import ModelSettings, Secret
-from shared.wire.conversation import CallPart, OpaquePart, TextPart, ToolDefinition
+from shared.wire.conversation import (
+    DEFAULT_SAMPLING,
+    FREE_TEXT,
+    CallPart,
+    OpaquePart,
+    TextPart,
+    ToolDefinition,
+)
 from worker.providers.contract import ChatMessage, ChatRequest, Image, MessagePart
 from worker.providers.conversation import (
     arguments_of,
@@ -67,16 +74,13 @@ class Gemini:
             limits["thinkingConfig"] = thinking
         if request.model.makes_media:
             limits["responseModalities"] = _modalities(request.model)
+        if (request.sampling, request.form) != (DEFAULT_SAMPLING, FREE_TEXT):
+            limits |= _answer_options(request)
         payload: dict[str, Any] = {"contents": _contents(request), "generationConfig": limits}
         prompt = system_prompt(request.messages)
         if prompt:
             payload["systemInstruction"] = {"parts": [{"text": prompt}]}
-        tools: list[dict[str, Any]] = []
-        if request.tools:
-            tools.append({"functionDeclarations": [_tool(tool) for tool in request.tools]})
-        if request.web_search:
-            tools.append({"googleSearch": {}})
-        if tools:
+        if tools := _tools(request):
             payload["tools"] = tools
         if request.tools and (calling := _calling(request)):
             payload["toolConfig"] = {"functionCallingConfig": calling}
@@ -85,6 +89,29 @@ class Gemini:
     def reader(self, request: ChatRequest) -> CandidateReader:
         """Return what reads the answer to a request."""
         return CandidateReader(request)
+
+
+def _tools(request: ChatRequest) -> list[dict[str, Any]]:
+    """Return the caller's tools and the upstream's own search."""
+    tools: list[dict[str, Any]] = []
+    if request.tools:
+        tools.append({"functionDeclarations": [_tool(tool) for tool in request.tools]})
+    if request.web_search:
+        tools.append({"googleSearch": {}})
+    return tools
+
+
+def _answer_options(request: ChatRequest) -> dict[str, Any]:
+    """Return the fields for sampling, stop texts and form."""
+    sampling, form = request.sampling, request.form
+    fields = {
+        "temperature": sampling.temperature,
+        "topP": sampling.top_p,
+        "stopSequences": sampling.stop,
+        "responseMimeType": None if form == FREE_TEXT else "application/json",
+        "responseJsonSchema": form.schema if form.kind == "json_schema" else None,
+    }
+    return {name: each for name, each in fields.items() if each not in (None, ())}
 
 
 def _contents(request: ChatRequest) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ of tools have no images here: those follow in a user's message after the last re
 result says so in its text. What an upstream wants back of its reasoning (DeepSeek's
 `reasoning_content`, OpenRouter's `reasoning_details`) is a field of the message.
 
-A model that makes images or sounds is asked for them.
+A model that makes images or sounds is asked for them. OpenAI and DeepSeek refuse to answer with a
+JSON object unless a message names JSON, so a system message does where none is.
 
 Web search is requested in one of two ways, and the catalogue says which: with `web_search_options`
 (OpenAI's search models and compatible ones) or with the plugin `web` (OpenRouter). Other servers
@@ -29,7 +30,15 @@ from typing import Any, Final
 import msgspec
 
 from shared.settings import ModelSettings, Secret
-from shared.wire.conversation import CallPart, OpaquePart, TextPart, ToolChoice, ToolDefinition
+from shared.wire.conversation import (
+    DEFAULT_SAMPLING,
+    FREE_TEXT,
+    CallPart,
+    OpaquePart,
+    TextPart,
+    ToolChoice,
+    ToolDefinition,
+)
 from worker.providers.contract import ChatMessage, ChatRequest, Image
 from worker.providers.conversation import arguments_of, is_readable
 from worker.providers.kept_reasoning import REASONING_FIELDS
@@ -45,6 +54,7 @@ _REASONS_BY_ITSELF: Final = re.compile(r"(^|/)(o[1-9]|gpt-([5-9]|\d\d))")
 _IS_OPENAIS: Final = re.compile(r"(^|/)(o[1-9]|gpt-\d|chatgpt-)")
 _RESULT_IMAGES: Final = "The images of the tool result `{}`:"
 _FAILED: Final = "Error: "
+_ASKS_FOR_JSON: Final = "Answer with one JSON object."
 
 
 _encode = msgspec.json.Encoder().encode
@@ -81,11 +91,30 @@ class OpenAI:
             payload |= _modalities(request.model)
         if request.web_search:
             payload |= _SEARCH[request.model.search_option]
+        if (request.sampling, request.form) != (DEFAULT_SAMPLING, FREE_TEXT):
+            payload |= _answer_options(request, payload["messages"])
         return _encode(payload)
 
     def reader(self, request: ChatRequest) -> CompletionReader:
         """Return what reads the answer to a request."""
         return CompletionReader(request)
+
+
+def _answer_options(request: ChatRequest, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the fields for sampling, stop texts and form, and name JSON where that is needed."""
+    sampling, form = request.sampling, request.form
+    fields = {"temperature": sampling.temperature, "top_p": sampling.top_p, "stop": sampling.stop}
+    options: dict[str, Any] = {
+        name: each for name, each in fields.items() if each not in (None, ())
+    }
+    if form.kind == "json_schema":
+        schema = {"name": form.name, "schema": form.schema, "strict": form.is_strict}
+        options["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif form.kind == "json_object":
+        options["response_format"] = {"type": "json_object"}
+        if b"json" not in _encode(messages).lower():
+            messages.insert(0, {"role": "system", "content": _ASKS_FOR_JSON})
+    return options
 
 
 def _limit(model: ModelSettings) -> str:

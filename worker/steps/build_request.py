@@ -34,6 +34,8 @@ def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None)
         deep_think=run.submission.features.deep_think,
         web_search=run.searched_by == "model",
         repeated=_repeated(run, messages),
+        sampling=run.submission.sampling,
+        form=run.submission.form,
     )
     return BuiltRequest(request, sent, is_trimmable=bool(run.history))
 

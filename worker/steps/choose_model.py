@@ -15,9 +15,9 @@ from shared.routing.choose import (
     RoutingQuery,
     TooLong,
     choose as decide,
-    needs,
     too_long,
 )
+from shared.routing.needs import needs
 from shared.settings import ModelSettings
 from shared.wire.event import Routed
 from shared.wire.routing import Routing
@@ -145,6 +145,7 @@ def question_of(run: Run, prompt: str) -> RoutingQuery:
         model=run.submission.model,
         input_tokens=tokens_of_prompt(run, prompt),
         needs=needs(run.submission, settings),
+        dialects=run.dependencies.catalogue.dialects,
         served=run.dependencies.registry.served,
         cooling=run.dependencies.circuit_breaker.cooling(run.claimed.account),
         search=settings if features.web_search else None,

@@ -175,6 +175,14 @@ ROW: Final = Dialect(
             "max_tokens": 4096,
             "thinking": {"type": "enabled", "budget_tokens": 2048},
         },
+        "sampling": {"temperature": 0.0, "top_p": 0.5, "stop_sequences": ["END", "."]},
+        # No model of this dialect is chosen for it.
+        "json object": {"output_config": None},
+        "json schema": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        "json schema while thinking": {
+            "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+            "thinking": {"type": "enabled", "budget_tokens": 2048},
+        },
         "history of calls": {
             "messages": [
                 _user(_text("Is it warm?")),

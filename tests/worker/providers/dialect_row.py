@@ -8,7 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from shared.settings import ModelSettings
-from shared.wire.conversation import CallPart, ToolDefinition
+from shared.wire.conversation import (
+    DEFAULT_SAMPLING,
+    FREE_TEXT,
+    AnswerForm,
+    CallPart,
+    Sampling,
+    ToolDefinition,
+)
 from tests.worker.providers.messages import calling, result
 from worker.providers import contract
 from worker.providers.contract import ChatMessage, ChatRequest, Image, text_message
@@ -24,6 +31,10 @@ Topic = Literal[
     "web search",
     "web search beside tools",
     "history of calls",
+    "sampling",
+    "json object",
+    "json schema",
+    "json schema while thinking",
 ]
 
 
@@ -85,6 +96,8 @@ def _request(
     tools: tuple[ToolDefinition, ...] = (),
     think: bool = False,
     search: bool = False,
+    sampling: Sampling = DEFAULT_SAMPLING,
+    form: AnswerForm = FREE_TEXT,
 ) -> ChatRequest:
     return ChatRequest(
         model=MODEL,
@@ -93,12 +106,15 @@ def _request(
         tools=tools,
         deep_think=think,
         web_search=search,
+        sampling=sampling,
+        form=form,
     )
 
 
 _WEATHER: Final = ToolDefinition(
     name="weather", description="Tells the weather.", parameters=SCHEMA
 )
+_FORM: Final = AnswerForm(kind="json_schema", name="place", schema=SCHEMA, is_strict=True)
 REQUESTS: Final[dict[Topic, ChatRequest]] = {
     "system prompt": _request(text_message("system", "Be brief."), _QUESTION),
     "image": _request(text_message("user", "What is it?", [Image("image/png", b"\x89PNG")])),
@@ -117,4 +133,10 @@ REQUESTS: Final[dict[Topic, ChatRequest]] = {
         text_message("assistant", "In Bärn."),
         text_message("user", "And now?"),
     ),
+    "sampling": _request(
+        _QUESTION, sampling=Sampling(temperature=0.0, top_p=0.5, stop=("END", "."))
+    ),
+    "json object": _request(_QUESTION, form=AnswerForm(kind="json_object")),
+    "json schema": _request(_QUESTION, form=_FORM),
+    "json schema while thinking": _request(_QUESTION, form=_FORM, think=True),
 }

@@ -130,6 +130,35 @@ ROW: Final = Dialect(
                 "thinkingConfig": {"includeThoughts": True, "thinkingLevel": "high"},
             }
         },
+        "sampling": {
+            "generationConfig": {
+                "maxOutputTokens": 4096,
+                "temperature": 0.0,
+                "topP": 0.5,
+                "stopSequences": ["END", "."],
+            }
+        },
+        "json object": {
+            "generationConfig": {
+                "maxOutputTokens": 4096,
+                "responseMimeType": "application/json",
+            }
+        },
+        "json schema": {
+            "generationConfig": {
+                "maxOutputTokens": 4096,
+                "responseMimeType": "application/json",
+                "responseJsonSchema": SCHEMA,
+            }
+        },
+        "json schema while thinking": {
+            "generationConfig": {
+                "maxOutputTokens": 4096,
+                "thinkingConfig": {"includeThoughts": True, "thinkingLevel": "high"},
+                "responseMimeType": "application/json",
+                "responseJsonSchema": SCHEMA,
+            }
+        },
         "history of calls": {
             "contents": [
                 _user({"text": "Is it warm?"}),

@@ -45,6 +45,12 @@ def cited(url: object, title: object) -> bytes:
     return _delta(annotations=[{"type": "file"}, {"type": "url_citation", "url_citation": page}])
 
 
+_FORM: Final = {
+    "type": "json_schema",
+    "json_schema": {"name": "place", "schema": SCHEMA, "strict": True},
+}
+
+
 def _called(call_id: str, arguments: str) -> dict[str, Any]:
     function = {"name": "weather", "arguments": arguments}
     return {"id": call_id, "type": "function", "function": function}
@@ -98,6 +104,16 @@ ROW: Final = Dialect(
             "tools": [{"type": "function", "function": _TOOL}],
         },
         "deep think": {"reasoning_effort": "high", "max_tokens": 4096},
+        "sampling": {"temperature": 0.0, "top_p": 0.5, "stop": ["END", "."]},
+        "json object": {
+            "response_format": {"type": "json_object"},
+            "messages": [
+                {"role": "system", "content": "Answer with one JSON object."},
+                {"role": "user", "content": "How many bears?"},
+            ],
+        },
+        "json schema": {"response_format": _FORM, "reasoning_effort": None},
+        "json schema while thinking": {"response_format": _FORM, "reasoning_effort": "high"},
         "history of calls": {
             "messages": [
                 {"role": "user", "content": "Is it warm?"},

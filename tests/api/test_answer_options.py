@@ -1,0 +1,133 @@
+"""Options of the answer: each reaches a model that takes it, or is refused by its name."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.api.kombify_client import chat
+from tests.support.api_client import ApiClient, refused
+from tests.support.scripted_provider import ScriptedProvider
+from tests.support.system import System
+from worker.consumer.arq_worker import PolluxWorker
+
+pytestmark = pytest.mark.each_once
+
+_SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
+_FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": _SCHEMA}}
+
+
+@pytest.fixture
+async def api(system: System) -> ApiClient:
+    """Return a customer of a system whose first model is one of those that refuse sampling."""
+    models = tuple(
+        msgspec.structs.replace(model, upstream="gpt-5", capabilities=("json",))
+        if model.identifier == "alpha"
+        else model
+        for model in system.settings.models
+    )
+    system.settings = msgspec.structs.replace(system.settings, models=models)
+    await system.front()
+    return await system.customer()
+
+
+@pytest.fixture
+async def worker(api: ApiClient, system: System) -> PolluxWorker:
+    """Return a worker of the same catalogue."""
+    assert api
+    return await system.worker()
+
+
+@pytest.mark.usefixtures("worker")
+async def test_sampling_and_stop_texts_go_to_a_model_that_takes_them(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
+    status = await api.submit_and_wait(
+        "Why? [tokens=3]", temperature=0, top_p=0.5, stop="END", max_output_tokens=40
+    )
+    assert status["routing"]["chosen"] == "beta"
+    bars = {each["model"]: each["excluded_by"] for each in status["routing"]["candidates"]}
+    assert bars == {"alpha": "temperature", "beta": None}
+    sent = provider.requests[0].body
+    assert {name: sent[name] for name in ("temperature", "top_p", "stop", "max_tokens")} == {
+        "temperature": 0,
+        "top_p": 0.5,
+        "stop": ["END"],
+        "max_tokens": 40,
+    }
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_other_dialect_has_them_too(api: ApiClient, provider: ScriptedProvider) -> None:
+    replied = await chat(api, "Why? [tokens=3]", temperature=1.5, stop=["a", "b"])
+    assert replied["message"]["model"] == "beta"
+    assert provider.requests[0].body["stop"] == ["a", "b"]
+
+
+async def test_a_shorter_answer_holds_fewer_credits(api: ApiClient) -> None:
+    held = []
+    for longest in (None, 8):
+        before = await api.credits()
+        await api.submit("Why?", max_output_tokens=longest)
+        held.append((await api.credits())["held"] - before["held"])
+    assert 0 < held[1] < held[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "field"),
+    [
+        ({"temperature": 0.5, "model": "alpha"}, "NO_SUITABLE_MODEL", "No model"),
+        ({"temperature": 2.1}, "INVALID_FIELDS", "temperature"),
+        ({"temperature": True}, "INVALID_FIELDS", "temperature"),
+        ({"top_p": 0}, "INVALID_FIELDS", "top_p"),
+        ({"stop": ["a"] * 5}, "INVALID_FIELDS", "stop"),
+        ({"stop": ""}, "INVALID_FIELDS", "stop"),
+        ({"stop": [1]}, "INVALID_FIELDS", "stop"),
+        ({"max_output_tokens": 0}, "INVALID_FIELDS", "max_output_tokens"),
+        ({"response_format": "json"}, "INVALID_FIELDS", "response_format"),
+        ({"response_format": {"type": "xml"}}, "INVALID_FIELDS", "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "MISSING_FIELDS", "json_schema"),
+        (
+            {"response_format": {"type": "json_object", "schema": {}}},
+            "INVALID_FIELDS",
+            "schema",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "x", "schema": {"$ref": "#"}},
+                }
+            },
+            "INVALID_FIELDS",
+            "response_format.json_schema.schema` refers to itself",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "not a name", "schema": {}},
+                }
+            },
+            "INVALID_FIELDS",
+            "name",
+        ),
+    ],
+)
+async def test_what_cannot_be_honoured_is_refused(
+    api: ApiClient, options: dict[str, Any], code: str, field: str
+) -> None:
+    error = refused(await api.post("/api/v1/chat", json={"message": "Why?"} | options), 400, code)
+    assert field in error["error"]
+
+
+async def test_a_form_that_no_model_has_is_a_feature_that_is_missing(system: System) -> None:
+    models = tuple(
+        msgspec.structs.replace(model, capabilities=()) for model in system.settings.models
+    )
+    system.settings = msgspec.structs.replace(system.settings, models=models)
+    await system.front()
+    api = await system.customer()
+    asked = {"message": "Why?", "response_format": _FORMAT}
+    error = refused(await api.post("/api/v1/chat", json=asked), 400, "FEATURE_UNAVAILABLE")
+    assert "response_format" in error["error"]
