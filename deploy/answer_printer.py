@@ -36,7 +36,7 @@ class AnswerPrinter:
         self._url = url.rstrip("/")
         self._is_terminal = out.isatty()
         self._text = ""
-        self._session: str | None = None
+        self._session: str | None = ""
         self._poll_url = ""
         self._has_shown_reasoning = False
         # The stream whose last line has no newline yet.

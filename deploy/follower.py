@@ -61,7 +61,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     type: str
     id: str = ""
-    session_id: str | None = None
+    session_id: str | None = ""
     poll_url: str = ""
     text: str = ""
     reasoning: str = ""
