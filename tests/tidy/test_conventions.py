@@ -22,7 +22,6 @@ LONG_FILES: Final = {
     "shared/redis/client.py": "one connection: how it opens, pipelines and repeats commands",
     "shared/redis/functions/claim.lua": "a claim: suspects, parked turns, lanes, and their wakeups",
     "shared/settings.py": "every table of the settings, and what must hold between them",
-    "worker/consumer/arq_worker.py": "what arq's Worker overrides, and the loops beside it",
     "worker/resilience/circuit_breaker.py": "one call through breaker, limits and throttle",
 }
 # Packages that import their modules' names, so that callers need one name.

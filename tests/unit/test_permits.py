@@ -1,9 +1,12 @@
 """Permits: which turn has them, and when they are returned."""
 
+from shared.settings import ProviderSettings
 from tests.support.clocks import ManualClock
 from worker.resilience.permits import UNUSED_SECONDS, Permit, Permits
+from worker.resilience.provider_rate_limits import ProviderRateLimits
 
-_ONE, _TWO = (Permit("p", "interactive", name, 0) for name in ("one", "two"))
+_LIMITS = ProviderRateLimits(ProviderSettings(name="p", base_url="http://p"))
+_ONE, _TWO = (Permit(_LIMITS, "interactive", name, 0) for name in ("one", "two"))
 
 
 def test_a_permit_is_used_by_the_turn_that_was_claimed_with_it_only() -> None:

@@ -1,6 +1,7 @@
 """A provider's limits in the pipeline: the fleet never exceeds them, and they fail no message."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -9,6 +10,7 @@ import pytest
 from typing_extensions import override
 
 from shared import ids
+from shared.catalogue import Catalogue
 from shared.errors import CallBlockedError, Failure, ProviderError, UnavailableError
 from shared.redis import keys
 from shared.redis.client import Argument, Reply
@@ -21,6 +23,7 @@ from tests.worker.front import Front
 from tests.worker.lossy_redis import LossyRedis
 from tests.worker.running_workers import running_worker
 from tests.worker.single_attempts import ANN, Attempts
+from worker.providers.registry import Registry
 from worker.resilience.circuit_breaker import UpstreamCall
 from worker.resilience.circuits import Caller
 
@@ -149,6 +152,21 @@ async def test_room_is_given_back_whatever_the_end(attempts: Attempts, front: Fr
             async with attempts.circuit_breaker.call(alpha, ANN, lane="interactive", tokens=1):
                 pass
     assert attempts.circuit_breaker.take_report().slots == ()
+
+
+async def test_room_taken_before_a_reload_removed_its_provider_is_given_back(
+    attempts: Attempts, front: Front
+) -> None:
+    attempts.change_providers(concurrency_max=1)
+    slots = keys.SLOTS(keys.system_root(attempts.settings.redis), "scripted", "interactive")
+    before = attempts.circuit_breaker
+    assert await before.take_permit("scripted", "interactive") is None
+    assert await front.redis.call("EXISTS", slots) == 1
+    registry = Registry(Catalogue(attempts.settings.providers[1:], ()), {})
+    after = before.with_registry(registry)
+    assert after.return_permits(after.permits.take_unused(math.inf)) == {"scripted"}
+    assert await front.redis.call("EXISTS", slots) == 0
+    await registry.close()
 
 
 async def test_a_call_without_room_takes_no_turn_at_a_throttled_provider(

@@ -42,7 +42,6 @@ from worker.consumer.listener import Listener
 from worker.consumer.reload import CatalogueReload
 from worker.consumer.slots import Slots
 from worker.outcome import StopSignal
-from worker.partition_guard import PartitionGuard
 from worker.run import Dependencies
 
 _CHORES_SECONDS: Final = 1.0
@@ -99,7 +98,6 @@ class PolluxWorker(Worker):
         self._listener = Listener(
             settings.redis, self.id, on_cancel=self._cancel, on_change=self._note_listener
         )
-        self._partition_guard = PartitionGuard()
         self.slots = Slots(settings.worker)
         self.backlog = Backlog(
             lambda: self.ctx["dependencies"],
@@ -114,9 +112,6 @@ class PolluxWorker(Worker):
             self.slots,
             self._start,
             backlog=self.backlog,
-        )
-        self.claims.is_damaged = lambda partition: self._partition_guard.is_stopped(
-            "reap", partition
         )
         self._attempts: set[asyncio.Task[object]] = set()
         self._draining = asyncio.Event()
@@ -300,7 +295,7 @@ class PolluxWorker(Worker):
         ask = functions.ReapAsk.of(self.settings, self.backlog.closed_resources())
         self._has_missed_worker = False
         for partition in range(self.settings.redis.partitions):
-            with self._partition_guard("reap", partition):
+            with self.claims.partition_guard("reap", partition):
                 await self._reap_one(partition, ask)
 
     async def _reap_one(self, partition: int, ask: functions.ReapAsk) -> None:

@@ -37,7 +37,10 @@ _UNACKNOWLEDGED_MAX: Final = 1_000
 
 
 class Claims:
-    """The claims of one worker; `take_work` is called in a loop."""
+    """The claims of one worker; `take_work` is called in a loop.
+
+    Reaping reports to `partition_guard`, too: what cannot be reaped is not claimed from.
+    """
 
     def __init__(
         self,
@@ -55,9 +58,7 @@ class Claims:
         self._slots = slots
         self._start = start
         self._backlog = backlog
-        self._partition_guard = PartitionGuard()
-        # A generation of a damaged partition would be answered but could not be settled.
-        self.is_damaged: Callable[[int], bool] = lambda _: False
+        self.partition_guard = PartitionGuard()
         self._wakeup = WakeupConnection(settings.redis, _IDLE_SECONDS)
         self._may_have_room = asyncio.Event()
         # Slots for which a claim by `use_free_slot` is under way.
@@ -149,7 +150,7 @@ class Claims:
             try:
                 self.is_more = await self._wait_for_wakeup()
             except WrongTypeError as error:
-                self._partition_guard.log_wrong_type(error, work="claim")
+                self.partition_guard.log_wrong_type(error, work="claim")
                 # The wait failed at once. A claim deletes a wakeup key of any type.
                 await self._wait_for_room()
                 self.is_more = True
@@ -188,17 +189,21 @@ class Claims:
             # The next claim starts with the next partition, so that a busy one starves no other.
             partition = self._next_partition
             self._next_partition = (partition + 1) % self._settings.redis.partitions
-            if self.is_damaged(partition):
+            if self._is_damaged(partition):
                 continue
             root = keys.partition_root(self._settings.redis, partition)
             ask = self._claim_ask(root, min(free, _CLAIM_MAX), pending_before)
-            with self._partition_guard("claim", partition):
+            with self.partition_guard("claim", partition):
                 batch = await self._start_claimed(root, ask, functions.claim(redis, root, ask))
                 is_more = is_more or batch.is_more
                 free -= len(batch.claimed)
             if free <= 0:
                 return True
         return is_more
+
+    def _is_damaged(self, partition: int) -> bool:
+        """Tell whether a turn claimed from a partition would be answered but not settled."""
+        return self.partition_guard.is_stopped("reap", partition)
 
     async def _wait_for_room(self) -> None:
         with suppress(TimeoutError):
@@ -213,7 +218,7 @@ class Claims:
         worker takes over once its lease lapses.
         """
         settings = self._settings.redis
-        if settings.partitions == 1 and self.is_damaged(0):
+        if settings.partitions == 1 and self._is_damaged(0):
             await self._wait_for_room()
             return True
         wait_seconds = min(_IDLE_SECONDS, self._settings.worker.lease_seconds / 2)

@@ -313,7 +313,7 @@ class CircuitBreaker:
         UnavailableError.
         """
         limits = ProviderRateLimits(self._registry.catalogue.by_provider[provider])
-        permit = Permit(provider, lane, ids.new_id(), self.permits.typical_tokens(provider))
+        permit = Permit(limits, lane, ids.new_id(), self.permits.typical_tokens(provider))
         ask = limits.admit_ask(permit.id, lane, permit.tokens, _LEASE_MS)
         wait_ms = await functions.admit_call(self._redis, self._root, ask)
         if wait_ms is not None:
@@ -326,9 +326,7 @@ class CircuitBreaker:
         """Return unused permits to Redis; return the names of their providers."""
         for permit in unused:
             self._provider_slots.pop(permit.id, None)
-            limits = ProviderRateLimits(self._registry.catalogue.by_provider[permit.provider])
-            ask = limits.depart_ask(permit.id, permit.lane, permit.tokens, None)
-            functions.end_call(self._redis, self._root, ask)
+            functions.end_call(self._redis, self._root, permit.return_ask())
         return {permit.provider for permit in unused}
 
     def _release_call(self, call: UpstreamCall) -> None:

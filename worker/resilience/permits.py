@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from shared.clock import Clock
+from shared.redis.functions import EndCallAsk
 from shared.wire.submission import Lane
+from worker.resilience.provider_rate_limits import ProviderRateLimits
 
 # An assigned permit not used by then is returned; a turn that calls later asks for room itself.
 UNUSED_SECONDS: Final = 10.0
@@ -22,12 +24,24 @@ _Kind = tuple[str, Lane]
 
 
 class Permit(NamedTuple):
-    """Room for one call: the id and lane under which Redis keeps it, and the tokens reserved."""
+    """Room for one call: the id and lane under which Redis keeps it, and the tokens reserved.
 
-    provider: str
+    `limits` are those under which it was taken: a reload may have changed or removed them since.
+    """
+
+    limits: ProviderRateLimits
     lane: Lane
     id: str
     tokens: int
+
+    @property
+    def provider(self) -> str:
+        """The name of the provider."""
+        return self.limits.provider.name
+
+    def return_ask(self) -> EndCallAsk:
+        """Return the message that returns all of it."""
+        return self.limits.depart_ask(self.id, self.lane, self.tokens, None)
 
 
 class Permits:
