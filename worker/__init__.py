@@ -5,6 +5,8 @@ pipeline         The list of a generation's steps, and the single catch-all
 run              Run, the state of one attempt; Dependencies, what all attempts share
 model_call       One model turn: a request in, parts out, with retries and failover
 receive_answer   Receives the parts of one upstream call, within its timeouts
+rounds           The finished rounds of an answer: calls of the model, and tools' results
+tools            What a tool is, and which ones there are
 outcome          The closed set of outcomes of an attempt; StopSignal stops one from outside
 parking          The resource that a parked turn waits for
 writer           Appends an attempt's events and text to its stream, under the fencing token

@@ -86,6 +86,11 @@ class MediaStore:
         published = Media(media_format.kind, signer.url(path, seconds_min=seconds_min))
         return SavedMedia(Media(media_format.kind, path), published)
 
+    async def publish(self, media: Media, *, seconds_min: float) -> Media:
+        """Return stored media with a URL that is valid for at least `seconds_min`."""
+        signer = await self._load_url_signer()
+        return Media(media.kind, signer.url(media.url, seconds_min=seconds_min))
+
     async def _load_url_signer(self) -> UrlSigner:
         if self._url_signer is None:
             secret = await url_signing.secret(self._redis, self._settings.redis)

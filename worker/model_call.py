@@ -107,7 +107,7 @@ async def _answer_with(
     while run.seconds_left() > 0:
         calls_before = run.calls
         try:
-            await _call_until_ended(run, built, is_retry=tries > 0 or run.claimed.calls > 0)
+            await _call_until_ended(run, built, is_retry=tries > 0 or run.earlier_calls > 0)
         except ProviderError as error:
             failed = error
         else:
@@ -182,7 +182,7 @@ async def _call_until_ended(run: Run, built: BuiltRequest, *, is_retry: bool) ->
     run.usage, run.has_no_answer, run.parts = None, False, []
     if run.searched_by != "service":
         # Citations and searches of an earlier, failed call do not belong to this answer.
-        run.citations, run.searches = [], 0
+        run.citations, run.searches = list(run.rounds.citations), 0
     before = NOTHING_USED
     while True:
         received = await _call_once(run, request, before, is_retry=is_retry)
@@ -194,7 +194,7 @@ async def _call_until_ended(run: Run, built: BuiltRequest, *, is_retry: bool) ->
         before = run.usage or before
         request = msgspec.structs.replace(request, so_far=received.so_far)
     run.finish_reason = received.reason or "stop"
-    has_called = received.reason == "tool_calls" and run.writer.has_called()
+    has_called = received.reason == "tool_calls" and bool(run.call_ids)
     if run.writer.text() or run.media or has_called:
         return
     run.has_no_answer = True

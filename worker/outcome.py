@@ -35,6 +35,12 @@ class Retry(NamedTuple):
         return self.why in {"probing", "busy", "throttled", "elsewhere"}
 
 
+class Suspended(NamedTuple):
+    """The generation waits without a worker: until it is resumed, or else until `until_ms`."""
+
+    until_ms: int
+
+
 class Released(NamedTuple):
     """This worker drains: the generation returns to the front of its lane, as if never claimed."""
 
@@ -47,7 +53,7 @@ class Lost(NamedTuple):
     """Another attempt holds the generation, or it has ended: this attempt must write nothing."""
 
 
-Outcome = Finished | Failed | Retry | Released | Cancelled | Lost
+Outcome = Finished | Failed | Retry | Suspended | Released | Cancelled | Lost
 
 
 StopReason = Literal["cancel", "lost", "drain", "fault"]

@@ -1,8 +1,8 @@
 """One attempt at a generation: the list of its steps, and the single catch-all around them.
 
-read_submission -> load_history -> enhance -> choose_model -> fetch_images -> search_web ->
-answer, then `settle` with the outcome. The first step that returns an outcome ends the list. Any
-exception ends this one generation and never the worker.
+restore_rounds -> read_submission -> load_history -> enhance -> choose_model -> fetch_images ->
+search_web -> answer, then `settle` with the outcome. The first step that returns an outcome ends
+the list. Any exception ends this one generation and never the worker.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from worker.steps.enhance import enhance
 from worker.steps.fetch_images import fetch_images
 from worker.steps.load_history import load_history
 from worker.steps.read_submission import read_submission
+from worker.steps.round_log import restore_rounds
 from worker.steps.search_web import search_web
 from worker.steps.settle import settle
 from worker.writer import Writer
@@ -29,6 +30,7 @@ from worker.writer import Writer
 Step = Callable[[Run], Awaitable[Outcome | None]]
 
 STEPS: Final[tuple[Step, ...]] = (
+    restore_rounds,
     read_submission,
     load_history,
     enhance,
@@ -86,6 +88,8 @@ def _begin(dependencies: Dependencies, claimed: Claimed, stop_signal: StopSignal
         claimed=claimed,
         writer=writer,
         claimed_at=dependencies.clock.monotonic(),
+        calls=claimed.calls,
+        earlier_calls=claimed.calls,
     )
     writer.charge_with(partial(encode_charge, attempt))
     return attempt

@@ -6,23 +6,27 @@ about a second call.
 """
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final, NamedTuple
 
 import msgspec
 
 from shared.errors import EXPIRED, Failure, ProviderError
+from shared.ids import new_id
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire import event as events
 from shared.wire.conversation import CallPart, OpaquePart
 from shared.wire.message import Citation, FinishReason, Media, Usage
+from shared.wire.round import TEXT_SEPARATOR
 from worker.providers.contract import (
     ChatRequest,
     Ended,
     GeneratedMedia,
     KeepAlive,
     NonTextPart,
+    Part,
     Paused,
     Reasoning,
     ReportedUsage,
@@ -132,6 +136,8 @@ async def receive_answer(run: Run, request: ChatRequest, call: UpstreamCall) -> 
         run.dependencies.lengths.expected_bytes(request.model.identifier, request.max_tokens)
     )
     parts = run.dependencies.registry.provider_of(request.model).stream(request)
+    if run.text_start:
+        parts = _on_new_paragraph(run, parts)
     try:
         async with timeouts.timer, aclosing(parts):
             async for part in parts:
@@ -151,6 +157,18 @@ async def receive_answer(run: Run, request: ChatRequest, call: UpstreamCall) -> 
     except TimeoutError:
         timeouts.check(request.model)
     return received
+
+
+async def _on_new_paragraph(
+    run: Run, parts: AsyncGenerator[Part, None]
+) -> AsyncGenerator[Part, None]:
+    """Yield the parts, with a separator between the text of earlier rounds and this round's."""
+    async with aclosing(parts):
+        async for part in parts:
+            if isinstance(part, Text) and part.text and len(run.writer.text()) == run.text_start:
+                run.text_start += len(TEXT_SEPARATOR)
+                yield Text(TEXT_SEPARATOR)
+            yield part
 
 
 def _read_end(part: Ended | Paused) -> ReceivedAnswer:
@@ -198,6 +216,9 @@ async def _record_part(run: Run, model: ModelSettings, part: NonTextPart) -> Non
 
 def _record_for_later(run: Run, part: CallPart | OpaquePart) -> None:
     """Note a part that belongs into the conversation; callers see the calls."""
+    if isinstance(part, CallPart) and part.call_id in run.call_ids:
+        # Results are read by the ids of their calls.
+        part = msgspec.structs.replace(part, call_id=new_id())
     run.parts.append((len(run.writer.text()), part))
     if isinstance(part, CallPart):
         run.writer.append_event(events.ToolCall.of(part))
@@ -246,7 +267,8 @@ def estimate_output(run: Run) -> tuple[int, int]:
     image.
     """
     text_tokens, reasoning_tokens = run.writer.tokens()
-    return text_tokens + reasoning_tokens + price.IMAGE_TOKENS * len(run.media), reasoning_tokens
+    media_tokens = price.IMAGE_TOKENS * (len(run.media) - len(run.rounds.media))
+    return text_tokens + reasoning_tokens + media_tokens, reasoning_tokens
 
 
 def estimate_usage(run: Run, model: ModelSettings) -> Usage:

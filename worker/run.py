@@ -28,6 +28,8 @@ from worker.providers.registry import Registry
 from worker.resilience.circuit_breaker import CircuitBreaker
 from worker.resilience.circuits import Caller
 from worker.resilience.retry_policy import RetryState
+from worker.rounds import Rounds
+from worker.tools.registry import ToolRegistry
 from worker.web_search.client import SearchClient, connect
 from worker.writer import Writer
 
@@ -54,6 +56,7 @@ class Dependencies:
     configured: frozenset[str] = frozenset()
     models_without_parking: frozenset[str] | None = None
     search_client: SearchClient | None = None
+    tools: ToolRegistry = field(default_factory=ToolRegistry)
     lengths: AnswerLengths = field(default_factory=AnswerLengths)
 
     @classmethod
@@ -100,12 +103,13 @@ class Dependencies:
 class Run:
     """The state of one attempt at a generation. `claimed_at` is monotonic, in seconds.
 
-    `fallbacks` may answer if `model` fails; `calls` counts upstream calls, those of earlier
-    attempts included. `searched_by` is who searches the web, if the caller asked for that: the same
-    for every model of the route. `searches` counts the searches made. `images` are those of
-    `image_places`; `parts` are what the answer has beside text, each with the characters of text
-    before it. `finish_reason` is that of the last upstream call; `has_no_answer`: the model
-    finished normally, but without an answer.
+    `fallbacks` may answer if `model` fails; `calls` counts upstream calls of the present model
+    turn, `earlier_calls` of which earlier attempts made. `rounds` have finished; the text of the
+    present one begins at `text_start`. `searched_by` is who searches the web, if the caller asked
+    for that: the same for every model of the route. `searches` counts the searches made. `images`
+    are those of `image_places`; `parts` are what the present round has beside text, each with the
+    characters of text before it. `finish_reason` is that of the last upstream call;
+    `has_no_answer`: the model finished normally, but without an answer.
     """
 
     dependencies: Dependencies
@@ -121,7 +125,10 @@ class Run:
     images: tuple[Image, ...] = ()
     model: ModelSettings | None = None
     fallbacks: tuple[ModelSettings, ...] = ()
+    rounds: Rounds = field(default_factory=Rounds)
+    text_start: int = 0
     calls: int = 0
+    earlier_calls: int = 0
     searched_by: SearchProvider | None = None
     searches: int = 0
     routing: Routing | None = None
@@ -133,6 +140,11 @@ class Run:
     parts: list[tuple[int, CallPart | OpaquePart]] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
     has_no_answer: bool = False
+
+    @property
+    def call_ids(self) -> frozenset[str]:
+        """The ids of the calls of tools in the present round."""
+        return frozenset(part.call_id for _, part in self.parts if isinstance(part, CallPart))
 
     @property
     def prompt(self) -> str:

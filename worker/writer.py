@@ -57,8 +57,12 @@ class Writer:
         self._reasoning_bytes = 0
         self._routed: int | None = None
         self._bill: Callable[[], str | None] = _nothing_charged
-        self._has_called = False
         self._first_unsent = 0
+        # Of earlier rounds, which are kept.
+        self._is_between_rounds = False
+        self._text_bytes_before = self._reasoning_bytes_before = 0
+        self._entries: list[str] = []
+        self._rounds_bill = ""
         self._stage: Stage | None = None
         self._progress = 0
         self._expected_bytes = 0
@@ -82,10 +86,12 @@ class Writer:
         return self._text_bytes + self._reasoning_bytes
 
     def tokens(self) -> tuple[int, int]:
-        """Estimate the tokens of the answer so far and of the reasoning; 0 without any."""
+        """Estimate the tokens of the present round's text and of its reasoning; 0 without any."""
+        text_bytes = self._text_bytes - self._text_bytes_before
+        reasoning_bytes = self._reasoning_bytes - self._reasoning_bytes_before
         return (
-            price.tokens_in_bytes(self._text_bytes) if self._text_parts else 0,
-            price.tokens_in_bytes(self._reasoning_bytes) if self._reasoning_parts else 0,
+            price.tokens_in_bytes(text_bytes) if text_bytes else 0,
+            price.tokens_in_bytes(reasoning_bytes) if reasoning_bytes else 0,
         )
 
     def charge_with(self, bill: Callable[[], str | None]) -> None:
@@ -97,12 +103,46 @@ class Writer:
         return len(self._text_parts) + len(self._reasoning_parts)
 
     def has_shown(self) -> bool:
-        """Return whether a caller may have seen anything of an answer."""
-        return bool(self._text_parts or self._reasoning_parts or self._has_shown)
+        """Return whether a caller may have seen anything of the present round."""
+        return not self._is_between_rounds and (self._has_shown or self._has_text())
 
-    def has_called(self) -> bool:
-        """Return whether the model has called a tool."""
-        return self._has_called
+    def begin_round(self) -> None:
+        """Begin a round: all before it is kept, and bars no retry."""
+        self._is_between_rounds = self._has_shown = self._has_sent_text = False
+        self._text_bytes_before = self._text_bytes
+        self._reasoning_bytes_before = self._reasoning_bytes
+
+    def end_round(self) -> None:
+        """End a round: what comes before the next one is no part of any, such as tools' results."""
+        self._is_between_rounds = True
+
+    def restore(self, text: str, reasoning: str) -> None:
+        """Continue after the text that earlier attempts have stored, and their reasoning."""
+        self._text_parts, self._first_unsent = [text], 1
+        self._reasoning_parts = [reasoning]
+        self._text_bytes, self._reasoning_bytes = _bytes_of(text), _bytes_of(reasoning)
+        self.end_round()
+
+    def keep(self, entry: str, bill: str) -> None:
+        """Store an entry of the rounds' log with the next event; `bill` is due for the rounds.
+
+        A later attempt starts from it, with all the text so far.
+        """
+        self._entries.append(entry)
+        self._rounds_bill = bill
+
+    async def flush(self) -> None:
+        """Wait until everything appended so far is stored."""
+        while True:
+            if self._append_task is not None:
+                await asyncio.wait((self._append_task,))
+            if self._closed:
+                raise asyncio.CancelledError
+            if self._timer is not None:
+                self._timer.cancel()
+            self._flush()
+            if self._append_task is None:
+                return
 
     def next_seq(self) -> int:
         """Return the number of the next event: the end event's once the writer is closed."""
@@ -115,7 +155,6 @@ class Writer:
             self._routed = self._seq + len(self._events)
         self._events.append(events.encode(event))
         self._has_shown = self._has_shown or isinstance(event, _SHOWN)
-        self._has_called = self._has_called or isinstance(event, events.ToolCall)
         self._stage = stage or self._stage
         if self._is_idle():
             # An event before the answer waits for the first text, and is sent with it.
@@ -124,7 +163,7 @@ class Writer:
 
     def expect(self, length: int) -> None:
         """Compute progress against an answer of `length` bytes, reasoning included."""
-        self._expected_bytes = length
+        self._expected_bytes = length + self._text_bytes_before + self._reasoning_bytes_before
 
     def append_text(self, text: str) -> None:
         """Append a piece of the answer."""
@@ -159,7 +198,7 @@ class Writer:
         return self._append_task is None and self._timer is None and not self._closed
 
     def _has_text(self) -> bool:
-        return bool(self._text_parts or self._reasoning_parts)
+        return self.length() > self._text_bytes_before + self._reasoning_bytes_before
 
     def _schedule_flush(self) -> None:
         if self._waits_for_text and self._timer is not None:
@@ -224,11 +263,23 @@ class Writer:
             progress=self._shown_progress(),
             bill=bill(),
             routed=self._routed,
+            rounds=self._finished_rounds() if self._entries else None,
         )
         self._seq += len(self._events)
         self._events, self._first_unsent = [], len(self._text_parts)
         self._stage = self._routed = None
         return ask
+
+    def _finished_rounds(self) -> functions.FinishedRounds:
+        text = self.text()
+        finished = functions.FinishedRounds(
+            entries=self._entries,
+            text_bytes=self._text_bytes,
+            text_points=len(text),
+            bill=self._rounds_bill,
+        )
+        self._entries = []
+        return finished
 
     def _shown_progress(self) -> int:
         """Return the progress in percent, 0 to 99; it never falls."""

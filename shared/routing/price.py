@@ -9,7 +9,7 @@ knows which tokens that will be: `hold` takes the highest rate that an input tok
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -166,6 +166,27 @@ def charged_tokens(
         lines.append(ChargedTokens(item, count, until - spent))
         spent = until
     return tuple(lines)
+
+
+def charged_calls(
+    calls: Sequence[tuple[ModelSettings | None, Usage]], captured: int
+) -> tuple[ChargedTokens, ...]:
+    """Divide what was captured for the tokens of several calls, each by its model's rates."""
+    whole = sum(usage.cost - usage.search_cost for _, usage in calls)
+    below, spent = 0, 0
+    lines: dict[str, ChargedTokens] = {}
+    for model, usage in calls:
+        below += usage.cost - usage.search_cost
+        until = round(captured * below / whole) if whole else captured
+        for line in charged_tokens(model, usage, until - spent):
+            before = lines.get(line.item, ChargedTokens(line.item, 0, 0))
+            lines[line.item] = ChargedTokens(
+                line.item,
+                before.quantity + line.quantity,
+                before.microcredits + line.microcredits,
+            )
+        spent = until
+    return tuple(lines.values())
 
 
 def hold(

@@ -4,6 +4,7 @@ accounts             Accounts, their API keys and their credits
 ledger               An account's grants, charges and daily usage
 idempotency_records  What the first request with an Idempotency-Key created
 generations          A generation as a poll shows it
+round_log            The finished rounds of an answer that is being made
 sessions             Sessions, and their turns by page and as history
 dead_letters         Lists, shows, retries and discards dead letters
 fleet                Workers' reports, and what the live workers can do together

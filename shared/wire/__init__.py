@@ -2,6 +2,7 @@
 
 submission    What a caller asks for, as the API stores it and a worker reads it
 conversation  Messages of any role as lists of parts; tools, sampling, form of an answer
+round         One entry of the log of a running answer: what its finished rounds are made of
 generation    One answer being made, at the moment of a poll
 message       A turn's two messages, as a session keeps them
 enhancement   Why a message was or was not reworded

@@ -5,6 +5,7 @@ generation writes the assistant's: a worker, or a Redis function where no worker
 generation.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -67,6 +68,26 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache_write_tokens: int = 0
 
 
+class CallCost(msgspec.Struct, frozen=True):
+    """What one call of a model cost, by that model's price list; searches made for it included."""
+
+    model: str
+    usage: Usage
+
+
+def total_usage(costs: Sequence[CallCost]) -> Usage:
+    """Return the usage of calls together; its cost is the sum of theirs."""
+    if len(costs) == 1:
+        return costs[0].usage
+    counts = {
+        name: sum(getattr(each.usage, name) for each in costs)
+        for name in Usage.__struct_fields__
+        if name != "estimated"
+    }
+    is_estimated = any(each.usage.estimated for each in costs)
+    return msgspec.structs.replace(Usage(), **counts, estimated=is_estimated)
+
+
 class Media(msgspec.Struct, frozen=True):
     """A picture, a film or a sound of an answer, and where it is.
 
@@ -103,8 +124,9 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     only its text. `model` is stored where the caller named one; otherwise `routing` says which one
     answered, in its short form, or whole in records of older versions. `finish_reason` counts once
     `status` is `completed`; the usual "stop" is not stored. `rounds` are the messages of finished
-    rounds before the answer (calls of tools and their results); `parts` are the answer's own, where
-    it has more than text: calls of the caller's tools, opaque parts.
+    rounds before the answer (calls of tools and their results), and `content` has their text, too;
+    `parts` are the answer's own, where there are rounds or it has more than text: calls of the
+    caller's tools, opaque parts. `costs` are those of the single calls, where there were several.
     """
 
     status: State
@@ -121,6 +143,7 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     finish_reason: FinishReason = "stop"
     rounds: tuple[Message, ...] = ()
     parts: tuple[Part, ...] = ()
+    costs: tuple[CallCost, ...] = ()
 
     @property
     def visible_finish_reason(self) -> FinishReason | None:

@@ -22,9 +22,10 @@ class ScriptedAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     `prompt_tokens` is what the prompt is counted as, in place of its words; `cached_tokens` and
     `cache_write_tokens` are parts of it. `reasoning` is sent before the text, as deltas named
-    `reasoning_as`; its tokens are counted like those of the text. `pages`, each a URL and a title,
-    are cited after the text. The answer waits until `gate` is set: before the first token, or after
-    `gate_after` tokens.
+    `reasoning_as`; its tokens are counted like those of the text. `calls` of tools, each an id, a
+    name and arguments, follow the text and end the answer with the reason `tool_calls`. `pages`,
+    each a URL and a title, are cited after the text. The answer waits until `gate` is set: before
+    the first token, or after `gate_after` tokens.
     `raw` is sent unchanged in place of an answer, and the connection is closed.
     """
 
@@ -50,6 +51,7 @@ class ScriptedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     cache_write_tokens: int = 0
     has_done: bool = True
     finish_reason: str = "stop"
+    calls: tuple[tuple[str, str, str], ...] = ()
     raw: bytes | None = None
 
 
@@ -187,14 +189,26 @@ def events(request: Request, answer: ScriptedAnswer) -> Iterator[bytes]:
             yield b"data: " + error(answer) + b"\n\n"
             return
         yield _event(model, {name: token})
-    if answer.pages:
-        yield _event(model, {"annotations": [_annotation(*page) for page in answer.pages]})
-    yield _event(model, {}, answer.finish_reason)
+    yield from _ending(model, answer)
     if answer.has_usage and request.wants_usage:
         usage = _usage(request, answer, tokens)
         yield b"data: " + _encode({**_chunk(model), "choices": [], "usage": usage}) + b"\n\n"
     if answer.has_done:
         yield b"data: [DONE]\n\n"
+
+
+def _ending(model: str, answer: ScriptedAnswer) -> Iterator[bytes]:
+    """Yield what follows the text: cited pages, calls of tools, the reason of the end."""
+    if answer.pages:
+        yield _event(model, {"annotations": [_annotation(*page) for page in answer.pages]})
+    for index, call in enumerate(answer.calls):
+        yield _event(model, {"tool_calls": [_call(index, *call)]})
+    yield _event(model, {}, "tool_calls" if answer.calls else answer.finish_reason)
+
+
+def _call(index: int, call_id: str, tool: str, arguments: str) -> dict[str, object]:
+    function = {"name": tool, "arguments": arguments}
+    return {"index": index, "id": call_id, "type": "function", "function": function}
 
 
 def _annotation(url: str, title: str) -> dict[str, object]:

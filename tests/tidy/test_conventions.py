@@ -35,6 +35,7 @@ CATCH_ALLS: Final = {
     "worker/consumer/arq_worker.py": 3,
     "worker/consumer/heartbeat.py": 1,
     "worker/pipeline.py": 1,
+    "worker/steps/call_tools.py": 1,
 }
 _BANNED: Final = re.compile(
     "(utils?|helpers?|common|misc|managers?|services?|handlers?|processors?|impl|info|data|base"

@@ -206,6 +206,15 @@ class Front:
         """Make a deferred generation due now, and move it to its lane."""
         name = f"{ticket.account}:{ticket.id}"
         assert await self.redis.call("ZADD", keys.DEFERRED(ticket.root), "XX", "CH", 1, name)
+        await self._reap(ticket)
+
+    async def requeue_crashed(self, ticket: Ticket) -> None:
+        """Let the lease of a dead worker lapse, and return its generation to the queue."""
+        name = f"{ticket.account}:{ticket.id}"
+        assert await self.redis.call("ZADD", keys.LEASES(ticket.root), "XX", "CH", 1, name)
+        await self._reap(ticket)
+
+    async def _reap(self, ticket: Ticket) -> None:
         worker = self.settings.worker
         ask = functions.ReapAsk(
             limit=100,

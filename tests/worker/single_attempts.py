@@ -25,6 +25,7 @@ from worker.providers.registry import Registry
 from worker.resilience.circuit_breaker import CircuitBreaker
 from worker.resilience.circuits import Caller
 from worker.run import Dependencies
+from worker.tools.registry import ToolRegistry
 from worker.web_search.client import SearchClient, connect
 
 # The caller of upstream calls that a test makes itself.
@@ -51,6 +52,7 @@ class Attempts:
         self.stop_signal = StopSignal()
         self.configured: frozenset[str] = frozenset()
         self.url_fetcher: UrlFetcher | None = None
+        self.tools = ToolRegistry()
         self._front = front
         self.clock: Clock = ImpatientClock()
         self._image_cache = ImageCache(self.clock)
@@ -139,4 +141,5 @@ class Attempts:
             media_store=MediaStore(self.settings, self.redis, self.clock),
             configured=self.configured,
             search_client=self._search,
+            tools=self.tools,
         )

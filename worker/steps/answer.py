@@ -1,7 +1,10 @@
-"""Has the model answer, and streams its answer.
+"""Has the model answer, calls the tools that it asks for, and has it answer with their results.
 
-Owns that a turn whose upstream calls are used up ends. Only text, media and calls of tools count as
-an answer.
+Owns the rounds: each model turn that ends with calls of the deployment's tools is kept, then each
+result, and only then the model is called again. A caller's own tools are the caller's to run: such
+calls are the answer. Owns what bounds the rounds: their number, the context window, and the hold.
+Where the next one would exceed these, the text so far is the answer, cut off (`length`); without
+any text the generation fails, and what was shown is charged. The last round is offered no tools.
 """
 
 from functools import partial
@@ -9,24 +12,79 @@ from typing import Final
 
 import msgspec
 
-from shared.errors import CRASHED
+from shared.errors import CRASHED, Failure
 from shared.wire import event as events
+from shared.wire.conversation import Message
 from worker.model_call import call_model
 from worker.outcome import Failed, Outcome
 from worker.resilience.retry_policy import CALLS_PER_TURN_MAX
 from worker.run import Run
-from worker.steps.build_request import build_request
+from worker.steps.build_request import ROUNDS_MAX, build_request, has_room
+from worker.steps.call_tools import call_tools
+from worker.steps.own_parts import own_parts
+from worker.steps.round_log import keep_call, show_again
 
 # Earlier attempts, whose workers died, have made all the calls.
 _CALLS_USED_UP: Final = msgspec.structs.replace(
     CRASHED, message="The upstream calls that a message may make were used up as workers died."
 )
+_SPENT_ON_TOOLS: Final = Failure(
+    message="The limit of the answer was spent on calls of tools: nothing was left for an answer.",
+    category="invalid_request",
+    code="ANSWER_SPENT_ON_TOOLS",
+)
 
 
 async def answer(run: Run) -> Outcome | None:
     """Stream the answer into `run.writer` and fill `run.usage`; None when it is complete."""
-    run.calls = run.claimed.calls
     if run.calls >= CALLS_PER_TURN_MAX:
         return Failed(_CALLS_USED_UP)
+    if run.rounds:
+        run.searches = 0
+        await show_again(run)
+    while True:
+        outcome = await _call_open_tools(run)
+        if outcome is not None:
+            return outcome
+        if run.rounds and not _may_continue(run):
+            return _cut_off(run)
+        outcome = await _call_model(run)
+        if outcome is not None or not _has_called(run):
+            return outcome
+        keep_call(run, Message(role="assistant", parts=own_parts(run)))
+
+
+async def _call_open_tools(run: Run) -> Outcome | None:
+    """Run the calls of the last round that have no result, if there are any."""
+    if not run.rounds.open_calls:
+        return None
+    return await call_tools(run, run.dependencies.tools.offered(run.submission))
+
+
+async def _call_model(run: Run) -> Outcome | None:
+    """Begin a round with a turn of the model."""
+    run.writer.begin_round()
     run.writer.append_event(events.StageChanged("generating"), stage="generating")
     return await call_model(run, partial(build_request, run))
+
+
+def _has_called(run: Run) -> bool:
+    """Tell whether the model waits for results of the deployment's tools."""
+    has_tools = bool(run.dependencies.tools.offered(run.submission))
+    return has_tools and run.finish_reason == "tool_calls" and bool(run.call_ids)
+
+
+def _may_continue(run: Run) -> bool:
+    """Tell whether another round may begin, by any model of the route that has room for it."""
+    assert run.model is not None  # noqa: S101  `choose_model` went before
+    run.fallbacks = tuple(each for each in run.fallbacks if has_room(run, each))
+    return len(run.rounds) <= ROUNDS_MAX and has_room(run, run.model)
+
+
+def _cut_off(run: Run) -> Failed | None:
+    """End the answer where it stands; without any text there is none."""
+    if run.writer.text() or run.media:
+        run.finish_reason = "length"
+        return None
+    run.has_no_answer = True
+    return Failed(_SPENT_ON_TOOLS)

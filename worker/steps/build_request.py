@@ -1,14 +1,19 @@
 """Builds the request to a model: the conversation as far as it fits, and the longest answer.
 
 Owns how the context window is divided between the two. The longest answer is what the hold pays
-for. An explicit conversation is sent whole: nothing is added, reworded or left out.
+for, less what finished rounds have cost. The messages of finished rounds are always sent. An
+explicit conversation is sent whole: nothing is added, reworded or left out.
 """
 
-from typing import Literal
+from typing import Final, Literal
 
 from shared.routing import price
 from shared.routing.choose import OUTPUT_TOKENS_MIN
 from shared.settings import ModelSettings
+from shared.wire.conversation import (
+    ToolChoice,
+    ToolDefinition,
+)
 from worker.model_call import BuiltRequest
 from worker.providers.contract import ChatMessage, ChatRequest
 from worker.run import Run
@@ -16,24 +21,34 @@ from worker.steps.choose_model import tokens_of_prompt
 from worker.steps.search_web import searches_max
 from worker.steps.truncate_history import tokens_of, truncate_history
 
+# Rounds with calls of tools in one answer.
+ROUNDS_MAX: Final = 16
+_NO_TOOL: Final = ToolChoice("none")
+
 
 def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None) -> BuiltRequest:
     """Return the request, with `tokens_max` tokens of input at most, or as many as fit."""
     if tokens_max is None:
         tokens_max = _input_tokens_max(run, model)
-    messages = _messages(run, tokens_max)
-    sent = tokens_of(messages) + price.tokens_in_tools(run.submission.tools)
-    held_for = sent if run.submission.holds_history else tokens_of_prompt(run, run.prompt)
+    rounds = [ChatMessage.of(message, {}) for message in run.rounds.messages()]
+    tools = _tools(run, model)
+    extra_tokens = tokens_of(rounds) + price.tokens_in_tools(tools)
+    messages = _messages(run, tokens_max - extra_tokens)
+    repeated = _repeated(run, messages)
+    sent = tokens_of(messages) + extra_tokens
+    messages += rounds
+    is_held_for = run.submission.holds_history or bool(rounds)
+    held_for = sent if is_held_for else tokens_of_prompt(run, run.prompt)
     max_tokens = max(1, min(_answer_tokens(run, model, held_for), model.context_window - sent))
     request = ChatRequest(
         model=model,
         messages=messages,
         max_tokens=max_tokens,
-        tools=run.submission.tools,
-        tool_choice=run.submission.tool_choice,
+        tools=tools,
+        tool_choice=run.submission.tool_choice if len(run.rounds) < ROUNDS_MAX else _NO_TOOL,
         deep_think=run.submission.features.deep_think,
         web_search=run.searched_by == "model",
-        repeated=_repeated(run, messages),
+        repeated=repeated,
         sampling=run.submission.sampling,
         form=run.submission.form,
     )
@@ -47,14 +62,33 @@ def _messages(run: Run, tokens_max: int) -> list[ChatMessage]:
         urls = (url for _, url in run.image_places)
         images = dict(zip(urls, run.images, strict=True))
         return [ChatMessage.of(message, images) for message in explicit]
-    tools_tokens = price.tokens_in_tools(run.submission.tools)
     return truncate_history(
-        run.system_prompt,
-        run.history,
-        run.prompt,
-        tokens_max=tokens_max - tools_tokens,
-        images=run.images,
+        run.system_prompt, run.history, run.prompt, tokens_max=tokens_max, images=run.images
     )
+
+
+def has_room(run: Run, model: ModelSettings) -> bool:
+    """Tell whether a model can answer the finished rounds: by its window, and by what is held."""
+    sent = build_request(run, model).input_tokens
+    least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
+    return (
+        "tools" in model.capabilities
+        and model.context_window - sent >= least
+        and price.affordable_tokens(model, sent, _held(run), searches_max(run, model)) >= least
+    )
+
+
+def _tools(run: Run, model: ModelSettings) -> tuple[ToolDefinition, ...]:
+    """Return the tools that a model is offered: the caller's own, or else the deployment's."""
+    if run.submission.tools or "tools" not in model.capabilities:
+        return run.submission.tools
+    offered = run.dependencies.tools.offered(run.submission)
+    return tuple(tool.definition for tool in offered.values())
+
+
+def _held(run: Run) -> int:
+    """Return what the hold has left for further calls of models."""
+    return run.claimed.hold - sum(each.usage.cost for each in run.rounds.costs)
 
 
 def _repeated(run: Run, messages: list[ChatMessage]) -> Literal["tools", "system", "history"]:
@@ -85,5 +119,5 @@ def _answer_tokens(run: Run, model: ModelSettings, tokens: int) -> int:
     As many as the hold pays for: it may have been made for another model.
     """
     asked = min(run.submission.max_output_tokens, model.max_output_tokens)
-    paid = price.affordable_tokens(model, tokens, run.claimed.hold, searches_max(run, model))
+    paid = price.affordable_tokens(model, tokens, _held(run), searches_max(run, model))
     return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked

@@ -3,8 +3,12 @@
 An attempt that ends by itself is charged at its settlement. If it is ended from outside (its
 session is deleted, its deadline passes, its worker dies), the Redis functions know only what was
 appended: so each append carries the charge that would be due if it were the last one.
+
+The calls of finished rounds are due whenever what was shown is: each by the price list of its
+model. Calls that showed nothing and whose answer was thrown away cost nothing.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -13,26 +17,33 @@ from shared.errors import EXPIRED, Category, Failure
 from shared.lifecycle import Stage
 from shared.routing import price
 from shared.settings import ModelSettings
-from shared.wire.message import Usage
+from shared.wire.message import CallCost, Usage, total_usage
 from worker.receive_answer import estimate_output, estimate_usage
 from worker.resilience.failure_causes import cause_of
 from worker.run import Run
 from worker.steps.search_web import add_search_cost, searches_made
 
-NOTHING_DUE: Final = Usage()
 # The message's own fault: reasoning that was shown before the refusal is charged.
 _FAULTS_OF_MESSAGES: Final[frozenset[Category]] = frozenset({"content_policy", "invalid_request"})
 
 
-def usage_due(run: Run, stage: Stage, failure: Failure | None) -> Usage:
-    """Return the usage to charge when an attempt ends: what was shown, unless the answer failed.
+def costs_due(run: Run, stage: Stage, failure: Failure | None) -> tuple[CallCost, ...]:
+    """Return the calls to charge when an attempt ends: what was shown, unless the answer failed.
 
     A passed deadline is no failure of the answer. Reasoning that was shown without an answer is
     charged, unless the provider or Pollux failed meanwhile.
     """
-    if run.model is None or not run.writer.has_shown() or not _is_paid(run, stage, failure):
-        return NOTHING_DUE
-    return add_search_cost(run, run.model, _plausible_usage(run, run.model))
+    if not _is_paid(run, stage, failure):
+        return ()
+    if run.model is None or not run.writer.has_shown():
+        return tuple(run.rounds.costs)
+    present = CallCost(run.model.identifier, present_cost(run, run.model))
+    return (*run.rounds.costs, present)
+
+
+def present_cost(run: Run, model: ModelSettings) -> Usage:
+    """Return what the present round's call of a model used, with its cost."""
+    return add_search_cost(run, model, _plausible_usage(run, model))
 
 
 def _is_paid(run: Run, stage: Stage, failure: Failure | None) -> bool:
@@ -48,14 +59,17 @@ def _is_paid(run: Run, stage: Stage, failure: Failure | None) -> bool:
 
 
 def encode_charge(run: Run) -> str | None:
-    """Return what would be due if the attempt ended now, as text that the Redis functions parse.
+    """Return what would be due if the attempt ended now; None if nothing was shown.
 
-    Fields: attempt, cost in microcredits, input, output and reasoning tokens, searches, their part
-    of the cost, model. Example: "1 420 900 150 0 0 0 gpt-5". None if nothing was shown.
+    That is the cost of the finished rounds' calls, and an estimate for the present one.
     """
-    model = run.model
+    model, finished = run.model, run.rounds.costs
     if model is None or not run.writer.has_shown():
-        return None
+        return encode_bill(run, finished) if finished else None
+    if finished:
+        used = add_search_cost(run, model, estimate_usage(run, model))
+        return encode_bill(run, [*finished, CallCost(model.identifier, used)])
+    # The same for the only call, without a record of its usage: this is computed at each append.
     output_tokens, reasoning_tokens = estimate_output(run)
     searches = searches_made(run, model)
     cost = price.cost(model, run.input_tokens, output_tokens, searches)
@@ -63,6 +77,19 @@ def encode_charge(run: Run) -> str | None:
     return (
         f"{run.claimed.attempt} {cost} {run.input_tokens} {output_tokens} {reasoning_tokens} "
         f"{searched} {model.identifier}"
+    )
+
+
+def encode_bill(run: Run, costs: Sequence[CallCost]) -> str:
+    """Return the charge for calls as text that the Redis functions parse.
+
+    Fields: attempt, cost in microcredits, input, output and reasoning tokens, searches, their part
+    of the cost, model of the last call. Example: "1 420 900 150 0 0 0 gpt-5".
+    """
+    used = total_usage(costs)
+    return (
+        f"{run.claimed.attempt} {used.cost} {used.input_tokens} {used.output_tokens} "
+        f"{used.reasoning_tokens} {used.searches} {used.search_cost} {costs[-1].model}"
     )
 
 

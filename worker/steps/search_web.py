@@ -65,7 +65,8 @@ async def _search_with_retry(run: Run, client: SearchClient) -> tuple[Result, ..
 
 def searches_max(run: Run, model: ModelSettings) -> price.Searches:
     """Return the searches that an answer of a model may have to pay for."""
-    if run.searched_by is None:
+    # A service has searched before the first round, which has paid for it.
+    if run.searched_by is None or (run.searched_by == "service" and run.rounds):
         return price.NO_SEARCH
     return estimate_search(model, run.dependencies.settings.search, run.searched_by).searches
 
@@ -84,7 +85,7 @@ def add_search_cost(run: Run, model: ModelSettings, usage: Usage) -> Usage:
 
 
 def searches_made(run: Run, model: ModelSettings) -> price.Searches:
-    """Return the searches of an answer so far.
+    """Return the searches of the present call of a model so far.
 
     An upstream that cites pages has searched, even if it reports no searches.
     """
@@ -92,4 +93,5 @@ def searches_made(run: Run, model: ModelSettings) -> price.Searches:
         return price.NO_SEARCH
     by_model = run.searched_by == "model"
     rate = model.search_rate if by_model else run.dependencies.settings.search.rate
-    return price.Searches(run.searches or int(by_model and bool(run.citations)), rate)
+    has_cited = len(run.citations) > len(run.rounds.citations)
+    return price.Searches(run.searches or int(by_model and has_cited), rate)

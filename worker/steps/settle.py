@@ -4,20 +4,35 @@ Owns the translation of an outcome into one atomic write. The write is repeated 
 or refuses the token, so that no finished answer is lost in a Redis outage.
 """
 
+from collections.abc import Sequence
+
+import msgspec
+
 from shared.errors import CANCELLED, DEAD_CATEGORIES, Failure
 from shared.lifecycle import Stage
 from shared.redis import functions
 from shared.routing import price
 from shared.telemetry import logs
 from shared.wire import event as events
-from shared.wire.message import AssistantMessage, ModelSnapshot, Usage, encode_assistant
+from shared.wire.message import (
+    AssistantMessage,
+    CallCost,
+    ModelSnapshot,
+    Usage,
+    encode_assistant,
+    total_usage,
+)
 from shared.wire.routing import StoredRouting
 from shared.wire.submission import AUTO
-from worker.outcome import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry
+from worker.outcome import Cancelled, Failed, Finished, Lost, Outcome, Released, Retry, Suspended
 from worker.parking import join_resources
+from worker.providers.contract import ChatMessage
 from worker.redis_retry import retry_until_answered
 from worker.run import Run
-from worker.steps.charge import NOTHING_DUE, usage_due
+from worker.steps.charge import costs_due
+from worker.steps.own_parts import own_parts
+from worker.steps.round_log import restore_rounds
+from worker.steps.truncate_history import tokens_of
 
 
 async def settle(run: Run, outcome: Outcome) -> None:
@@ -33,6 +48,8 @@ async def settle(run: Run, outcome: Outcome) -> None:
             delay_ms = max(1, int(delay_seconds * 1000))
             run.dependencies.image_cache.keep(run.claimed.account, run.claimed.id, run.images)
             await _release(run, delay_ms, outcome)
+        case Suspended(until_ms):
+            await _suspend(run, until_ms)
         case Released():
             await _release(run, 0, None)
         case Lost():
@@ -41,8 +58,10 @@ async def settle(run: Run, outcome: Outcome) -> None:
 
 async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     """Send the settlement, with the events not yet appended, until Redis answers."""
+    await _restore_if_needed(run)
     unsent = await run.writer.close()
-    usage = usage_due(run, stage, failure)
+    costs = costs_due(run, stage, failure)
+    usage = total_usage(costs)
     assistant = AssistantMessage(
         status="completed"
         if failure is None
@@ -60,6 +79,10 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         citations=tuple(run.citations),
         enhancement=run.enhancement,
         finish_reason=run.finish_reason,
+        rounds=run.rounds.messages(),
+        # What a provider wants back is needed only beside calls: plain text is sent again alone.
+        parts=own_parts(run) if run.rounds or run.call_ids else (),
+        costs=costs if len(costs) > 1 else (),
     )
     ask = functions.SettleAsk(
         account=run.claimed.account,
@@ -72,7 +95,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         keep=functions.KeepTimes.of(run.dependencies.settings.retention),
         events=unsent.events if unsent is not None else [],
         through=unsent.stage if unsent is not None else None,
-        meter=_meter(run, usage),
+        meter=_meter(costs, usage),
         failure=failure if stage == "failed" else None,
         chosen=run.model.identifier if run.model is not None else None,
         history=_history(run) if stage == "completed" else None,
@@ -95,15 +118,56 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         logs.logger().warning("dead letter", code=failure.code)
 
 
+async def _suspend(run: Run, until_ms: int) -> None:
+    """Let the generation wait, with what is not appended yet: among it, what it waits for."""
+    unsent = await run.writer.close() or functions.AppendAsk(
+        account=run.claimed.account,
+        id=run.claimed.id,
+        attempt=run.claimed.attempt,
+        seq=run.writer.next_seq(),
+        events=[],
+    )
+    ask = functions.SuspendAsk(
+        **msgspec.structs.asdict(unsent),
+        until_ms=until_ms,
+        keep=functions.KeepTimes.of(run.dependencies.settings.retention),
+    )
+    answer = await retry_until_answered(
+        run.dependencies.clock,
+        "a suspension",
+        lambda: functions.suspend(run.dependencies.durable_redis, run.claimed.root, ask),
+    )
+    logs.logger().info("suspended", until_ms=until_ms, answer=answer)
+
+
+async def _restore_if_needed(run: Run) -> None:
+    """Read what earlier attempts kept, if this one was stopped before it could."""
+    if run.claimed.kept is not None and not run.rounds:
+        await retry_until_answered(
+            run.dependencies.clock, "the rounds of an answer", lambda: restore_rounds(run)
+        )
+
+
+async def _store_rounds(run: Run) -> None:
+    """Store what is not stored yet of finished rounds: no tool that has a result runs twice."""
+    unsent = await run.writer.close()
+    if unsent is not None and unsent.rounds is not None:
+        await retry_until_answered(
+            run.dependencies.clock,
+            "an append",
+            lambda: functions.append(run.dependencies.redis, run.claimed.root, unsent),
+        )
+
+
 async def _release(run: Run, delay_ms: int, outcome: Retry | None) -> None:
-    await run.writer.close()
+    await _store_rounds(run)
     parked = join_resources(outcome.parked) if outcome is not None else None
     ask = functions.ReleaseAsk(
         account=run.claimed.account,
         id=run.claimed.id,
         attempt=run.claimed.attempt,
         delay_ms=delay_ms,
-        calls=max(run.calls, run.claimed.calls),
+        calls=run.calls,
         is_waiting=outcome is not None and outcome.is_waiting,
         why=outcome.code if outcome is not None else None,
         parked=parked,
@@ -121,16 +185,21 @@ async def _release(run: Run, delay_ms: int, outcome: Retry | None) -> None:
 def _history(run: Run) -> tuple[int, int, bool]:
     """Return the tokens that this turn adds, those of the history before it, and if it is whole."""
     text = run.writer.text()
-    added = price.tokens_in(run.user.content) + price.tokens_in(text) if text else 0
+    own = price.tokens_in(run.user.content) + price.tokens_in(text[run.text_start :])
+    rounds = tokens_of(ChatMessage.of(message, {}) for message in run.rounds.messages())
+    added = own + rounds if text else 0
     return added, run.history_tokens, run.is_history_whole
 
 
-def _meter(run: Run, usage: Usage) -> functions.Meter | None:
-    """Return what to add to the account's usage; what is not charged is not counted."""
-    if usage is NOTHING_DUE or run.model is None:
+def _meter(costs: Sequence[CallCost], usage: Usage) -> functions.Meter | None:
+    """Return what to add to the account's usage; what is not charged is not counted.
+
+    An answer counts for the model that made it, also where another one made earlier calls.
+    """
+    if not costs:
         return None
     return functions.Meter(
-        model=run.model.identifier,
+        model=costs[-1].model,
         input=usage.input_tokens,
         output=usage.output_tokens,
         reasoning=usage.reasoning_tokens,

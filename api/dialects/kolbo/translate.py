@@ -25,7 +25,7 @@ from shared.tiers import LimitSettings
 from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.enhancement import Reason, sentence
 from shared.wire.generation import Generation
-from shared.wire.message import Usage as Used
+from shared.wire.message import CallCost, Usage as Used
 from shared.wire.submission import AUTO
 
 # Input and output tokens of a typical exchange, for a model's `credit`.
@@ -166,11 +166,10 @@ def _breakdown(generation: Generation, catalogue: Catalogue) -> list[wire.Credit
     if usage is None or not generation.captured:
         return []
     of_searches = min(usage.search_cost, generation.captured)
-    routing = stream_events.routing(generation)
-    named = (routing.chosen if routing is not None else None) or generation.model
-    of_tokens = price.charged_tokens(
-        catalogue.by_identifier.get(named), usage, generation.captured - of_searches
-    )
+    calls = [
+        (catalogue.by_identifier.get(call.model), call.usage) for call in _calls(generation, usage)
+    ]
+    of_tokens = price.charged_calls(calls, generation.captured - of_searches)
     lines = [
         wire.CreditLine(
             each.item, each.quantity, each.microcredits / MICROCREDITS_PER_CREDIT, usage.estimated
@@ -183,6 +182,15 @@ def _breakdown(generation: Generation, catalogue: Catalogue) -> list[wire.Credit
         )
         lines.append(searched)
     return lines
+
+
+def _calls(generation: Generation, usage: Used) -> tuple[CallCost, ...]:
+    """Return the calls of models that an answer was charged for; mostly there was one."""
+    if generation.assistant is not None and generation.assistant.costs:
+        return generation.assistant.costs
+    routing = stream_events.routing(generation)
+    named = (routing.chosen if routing is not None else None) or generation.model
+    return (CallCost(named, usage),)
 
 
 def etag(generation: Generation, url_signer: UrlSigner) -> str:
