@@ -9,6 +9,7 @@ from typing import Final
 
 from api.endpoints.endpoint import Endpoint
 from api.errors import ErrorShape, ErrorShapes
+from api.follow.encoders import EventEncoder
 from api.guards import body_types
 from api.guards.body import BodyRules
 from api.wire import error_reply
@@ -23,8 +24,9 @@ class Dialect:
 
     `name` is its tag in the document, `about` describes it there, and `note` is what a reader of
     the whole document should know. `path_parameters` describe those that no other dialect has.
-    `links` are the paths that its replies name, None where they name none. The functions of
-    `errors` are those of a module: the processes of `--workers` get them by name.
+    `links` are the paths that its replies name, and `encoder` writes its streams; None where it has
+    none. The functions of `errors` are those of a module: the processes of `--workers` get them by
+    name.
     """
 
     name: str
@@ -34,11 +36,17 @@ class Dialect:
     errors: ErrorShape
     bodies: BodyRules = _DEFAULT_BODIES
     links: Links | None = None
+    encoder: EventEncoder | None = None
     note: str = ""
     path_parameters: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise ValueError where a body would ignore what this dialect says it refuses."""
+        """Raise ValueError where a body would ignore what this dialect says it refuses.
+
+        Or where a row has a stream and nothing encodes it.
+        """
+        if self.encoder is None and any(row.stream is not None for row in self.endpoints):
+            raise ValueError(f"{self.name} streams events, and has no encoder")
         if self.bodies.unknown_fields == "ignore":
             return
         for row in self.endpoints:

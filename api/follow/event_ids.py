@@ -1,22 +1,41 @@
-"""Event ids as callers read and send them: EPOCH-SEQ, or GENERATION:EPOCH-SEQ.
+"""Numbers of events, and their ids as callers send them: EPOCH-SEQ, or GENERATION:EPOCH-SEQ.
 
-Owns both forms. A stream that answers a POST uses the second: when that POST is sent again, nothing
-else in it names the generation to continue.
+Owns both forms. A stream that answers a POST uses the second.
 """
 
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Final, NamedTuple
 
-from api.follow.ring import BEGINNING, EventNumber
-from api.server.responses import EventStream
 from shared.errors import Code, RequestError
 
 _ID: Final = re.compile(r"(?:([A-Za-z0-9_-]{1,64}):)?([0-9]{1,9}-[0-9]{1,9})")
-_FRAME_START: Final = b"id: "
-# An event's data is one line of JSON, so this occurs only between two events.
-_NEXT_FRAME: Final = b"\n\nid: "
+
+
+class EventNumber(NamedTuple):
+    """An event's number: the attempt (epoch) from 1, and the event in it (seq) from 1."""
+
+    epoch: int
+    seq: int
+
+    @classmethod
+    def of(cls, text: bytes | str) -> "EventNumber":
+        """Parse EPOCH-SEQ."""
+        epoch, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
+        return cls(int(epoch), int(seq))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether certainly no event of its generation was before it."""
+        return self.epoch == 0 or self == (1, 1)
+
+    def precedes(self, other: "EventNumber") -> bool:
+        """Whether no event can lie between the two."""
+        if self.epoch == 0:
+            return other == (1, 1)
+        return other == (self.epoch, self.seq + 1)
+
+
+BEGINNING: Final = EventNumber(0, 0)
 
 
 class EventId(NamedTuple):
@@ -52,23 +71,3 @@ def after(text: str | None, generation: str) -> EventNumber:
             Code.INVALID_FIELDS,
         )
     return event_id.number
-
-
-async def name_generation(stream: EventStream, generation: str) -> EventStream:
-    """Return the stream with the generation in each event's id."""
-    return await EventStream.begin(_named_pieces(stream, generation.encode() + b":"))
-
-
-async def _named_pieces(stream: EventStream, prefix: bytes) -> AsyncGenerator[bytes, None]:
-    async with aclosing(stream.events) as pieces:
-        yield _name(stream.first, prefix)
-        async for piece in pieces:
-            yield _name(piece, prefix)
-
-
-def _name(piece: bytes, prefix: bytes) -> bytes:
-    """Put the prefix into every id of a piece, which is whole events or one comment."""
-    if not piece.startswith(_FRAME_START):
-        return piece
-    events = piece[len(_FRAME_START) :].replace(_NEXT_FRAME, _NEXT_FRAME + prefix)
-    return _FRAME_START + prefix + events

@@ -1,10 +1,10 @@
-"""The last events of one generation, encoded once for all its followers in this process.
+"""The last events of one generation, kept once for all its followers in this process.
 
 Owns their order. A published event is taken while numbers are consecutive; after a gap, a new
 attempt or a new subscription, the ring reads the Redis stream, which is the record. If the stream
 has less than was published, the ring breaks: its followers reconnect and get what is left. Each
-follower has its own cursor; one that falls behind the ring reads the Redis stream. The end is
-built from the generation's record, read once for all.
+follower has its own cursor, and those with equal encoders share the frames. The end is built from
+the generation's record, read once for all.
 """
 
 import asyncio
@@ -12,53 +12,25 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Final, NamedTuple, Protocol
-
-import msgspec
+from typing import Final, Protocol
 
 from api.follow import stream_events
+from api.follow.encoders import Fold, FoldingEncoder, FrameNumber, OneToOneEncoder
+from api.follow.event_ids import BEGINNING, EventNumber
+from api.follow.frames import FoldedFrames, OneToOneFrames
+from api.follow.stored_events import PAGE, Entry, entries_after, recorded_end
 from api.follow.subscriber import Subscriber
 from api.generation_ref import GenerationRef
 from shared.clock import Clock
 from shared.errors import StoreError, UnavailableError, WrongTypeError
 from shared.redis import keys
 from shared.redis.client import Redis
-from shared.stores import generations
 from shared.telemetry import logs
 from shared.wire import event as events
 
-BYTES_MAX: Final = 1024 * 1024
-# At most this much goes into one write: a slow client buffers no more of ours.
-_PIECE_BYTES_MAX: Final = 64 * 1024
-_PAGE: Final = 256
+# Of the kept events; the frames of each encoder that is in use take about as much again.
+BYTES_MAX: Final = 512 * 1024
 _AGAIN_SECONDS: Final = 0.2
-
-# Line ends for many text readers, though not in SSE; in JSON they occur only inside strings.
-_LINE_ENDS: Final = tuple((mark.encode(), b"\\u%04x" % ord(mark)) for mark in "\x85\u2028\u2029")
-
-encode = msgspec.json.Encoder().encode
-
-
-class EventNumber(NamedTuple):
-    """An event's number: the attempt (epoch) from 1, and the event in it (seq) from 1."""
-
-    epoch: int
-    seq: int
-
-    @classmethod
-    def of(cls, text: bytes | str) -> "EventNumber":
-        """Parse EPOCH-SEQ."""
-        epoch, _, seq = (text.decode() if isinstance(text, bytes) else text).partition("-")
-        return cls(int(epoch), int(seq))
-
-    def precedes(self, other: "EventNumber") -> bool:
-        """Whether no event can lie between the two."""
-        if self.epoch == 0:
-            return other == (1, 1)
-        return other == (self.epoch, self.seq + 1)
-
-
-BEGINNING: Final = EventNumber(0, 0)
 
 
 class Follower(Protocol):
@@ -66,13 +38,6 @@ class Follower(Protocol):
 
     def wake(self) -> None:
         """Read again."""
-
-
-def frame(number: EventNumber, event: bytes) -> bytes:
-    """Return one server-sent event; `event` is a line of JSON that begins with its type."""
-    for line_end, escaped in _LINE_ENDS:
-        event = event.replace(line_end, escaped)
-    return b"id: %d-%d\nevent: %b\ndata: %b\n\n" % (*number, events.name_of(event), event)
 
 
 class Ring:
@@ -83,13 +48,17 @@ class Ring:
     ) -> None:
         self.base = self.last = BEGINNING
         self.has_ended = self.is_broken = self.is_loaded = False
+        # Whether nothing was lost before the first event that it has read.
+        self.is_whole = True
         self._damage: str | None = None
         self._redis = redis
         self._clock = clock
         self._ref = ref
         self._sign = sign
         self._numbers: list[EventNumber] = []
-        self._frames: list[bytes] = []
+        self._events: list[bytes] = []
+        self._one_to_one: dict[OneToOneEncoder, OneToOneFrames] = {}
+        self._folded: dict[FoldingEncoder, FoldedFrames] = {}
         self._bytes = 0
         self._followers: set[Follower] = set()
         self._reading: asyncio.Task[None] | None = None
@@ -111,21 +80,40 @@ class Ring:
         """Whether any follower is left."""
         return bool(self._followers)
 
-    def read(self, after: EventNumber) -> tuple[bytes, EventNumber]:
-        """Return the next events after a number not before `base`, and the last one's number.
+    def one_to_one_frames(self, encoder: OneToOneEncoder) -> OneToOneFrames:
+        """Return the frames of an encoder that writes one for each event."""
+        frames = self._one_to_one.get(encoder)
+        if frames is None:
+            write = encoder.writer(self._ref.id)
+            frames = OneToOneFrames(self._numbers, self._events, write)
+            self._one_to_one[encoder] = frames
+        return frames
 
-        Raises WrongTypeError when nothing more can come, because the stream's key was overwritten.
+    def folded_frames(self, encoder: FoldingEncoder) -> FoldedFrames | None:
+        """Return the frames of an encoder that folds, if some follower has begun them."""
+        return self._folded.get(encoder)
+
+    def begin_folded_frames(
+        self, encoder: FoldingEncoder, fold: Fold, position: EventNumber, last: FrameNumber
+    ) -> FoldedFrames:
+        """Let all followers of an encoder share what a fold makes of the events after a position.
+
+        The position is not before `base`; `last` is the number of the last frame up to there.
         """
-        first = after_last = bisect_right(self._numbers, after)
-        size = 0
-        while after_last < len(self._frames) and size < _PIECE_BYTES_MAX:
-            size += len(self._frames[after_last])
-            after_last += 1
-        if first == after_last:
-            if self._damage is not None:
-                raise WrongTypeError(self._damage)
-            return b"", after
-        return b"".join(self._frames[first:after_last]), self._numbers[after_last - 1]
+        frames = FoldedFrames(self._numbers, self._events, fold, position, last)
+        self._folded[encoder] = frames
+        return frames
+
+    def entries_after(self, number: EventNumber) -> list[Entry]:
+        """Return the next events after a number not before `base`."""
+        first = bisect_right(self._numbers, number)
+        kept = slice(first, first + PAGE)
+        return list(zip(self._numbers[kept], self._events[kept], strict=True))
+
+    def check_damage(self) -> None:
+        """Raise WrongTypeError if no more can come, because the stream's key was overwritten."""
+        if self._damage is not None:
+            raise WrongTypeError(self._damage)
 
     def on_message(self, publication: bytes | None) -> None:
         """Take a published event if it is the next; otherwise read the stream."""
@@ -201,13 +189,13 @@ class Ring:
         self._is_stale = False
         if self._must_check_record:
             await self._check_record()
-        while entries := await _range(self._redis, self._ref, self.last):
+        while entries := await entries_after(self._redis, self._ref, self.last):
             for number, event in entries:
                 if events.is_end(event):
                     await self._end(number, event)
                     return
                 self._append(number, event)
-            if len(entries) < _PAGE:
+            if len(entries) < PAGE:
                 break
         published_end = self._published_end
         if published_end is not None and published_end[0] > self.last and not self._is_stale:
@@ -224,14 +212,15 @@ class Ring:
         self._must_check_record = False
 
     async def _end(self, number: EventNumber, event: bytes) -> None:
-        self._append(number, await encoded_end(self._redis, self._ref, event, self._sign))
+        self._append(number, await recorded_end(self._redis, self._ref, event, self._sign))
         self.has_ended = True
 
     def _append(self, number: EventNumber, event: bytes) -> None:
-        encoded = frame(number, event)
+        if self.last is BEGINNING:
+            self.is_whole = number.is_first
         self._numbers.append(number)
-        self._frames.append(encoded)
-        self._bytes += len(encoded)
+        self._events.append(event)
+        self._bytes += len(event)
         self.last = number
         if self._bytes > BYTES_MAX:
             self._drop_oldest()
@@ -239,53 +228,20 @@ class Ring:
     def _drop_oldest(self) -> None:
         """Drop the oldest quarter at once, so that it is rarely done."""
         dropped = 0
-        while self._bytes > BYTES_MAX * 3 // 4 and dropped < len(self._frames) - 1:
-            self._bytes -= len(self._frames[dropped])
+        while self._bytes > BYTES_MAX * 3 // 4 and dropped < len(self._events) - 1:
+            self._bytes -= len(self._events[dropped])
             dropped += 1
+        for frames in self._one_to_one.values():
+            frames.drop(dropped)
+        for folded in self._folded.values():
+            folded.drop(dropped)
         self.base = self._numbers[dropped - 1]
         del self._numbers[:dropped]
-        del self._frames[:dropped]
+        del self._events[:dropped]
 
     def _wake_all(self) -> None:
         for follower in self._followers:
             follower.wake()
-
-
-async def encoded_end(
-    redis: Redis, ref: GenerationRef, event: bytes, sign: stream_events.Sign
-) -> bytes:
-    """Return the last event from the generation's record; without a record, as it was published."""
-    generation = await generations.find(redis, *ref)
-    if generation is None or not generation.is_final:
-        return event
-    return encode(stream_events.end(generation, sign))
-
-
-class EventPage(NamedTuple):
-    """Some events of a stream, encoded; never the end, which may come next."""
-
-    frames: bytes
-    last: EventNumber
-    has_end: bool
-
-
-async def read_page(redis: Redis, ref: GenerationRef, after: EventNumber) -> EventPage | None:
-    """Return what a stream has after a number, or None."""
-    entries = await _range(redis, ref, after)
-    if not entries:
-        return None
-    has_end = events.is_end(entries[-1][1])
-    before_end = entries[:-1] if has_end else entries
-    last = before_end[-1][0] if before_end else after
-    return EventPage(b"".join(frame(*entry) for entry in before_end), last, has_end)
-
-
-async def _range(
-    redis: Redis, ref: GenerationRef, after: EventNumber
-) -> list[tuple[EventNumber, bytes]]:
-    name, first = keys.EVENTS(*ref), f"({after.epoch}-{after.seq}"
-    entries = await redis.call("XRANGE", name, first, "+", "COUNT", _PAGE)
-    return [(EventNumber.of(number), fields[1]) for number, fields in entries]
 
 
 class Rings:

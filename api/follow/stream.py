@@ -1,9 +1,9 @@
-"""One client's server-sent events of a generation, from any event on.
+"""One client's stream of a generation's events, from any of them on.
 
-Owns the order: the `accepted` event, then what the ring has after the client's cursor, what only
-the Redis stream still has, or a snapshot where that is gone; exactly one end. A ping breaks long
-silences. When the client disconnects, the server shuts down or the key is revoked, the response
-ends between two events, so that the client can continue after the last id.
+Owns the order: the encoder's head, then what comes next at the client's cursor; exactly one end,
+and the encoder's tail. A ping breaks long silences. When the client disconnects, the server shuts
+down or the key is revoked, the response ends between two events, so that the client can continue
+after the last id.
 """
 
 import asyncio
@@ -16,8 +16,12 @@ from typing import Final, NamedTuple
 from starlette.requests import Request
 
 from api import errors
-from api.follow import stream_events
-from api.follow.ring import BEGINNING, EventNumber, Ring, Rings, encode, frame, read_page
+from api.follow import cursors, stored_events, stream_events
+from api.follow.cursors import Source
+from api.follow.encoders import EventEncoder, FrameNumber
+from api.follow.event_ids import EventNumber
+from api.follow.ring import Rings
+from api.follow.stored_events import encode, read_page
 from api.follow.subscriber import Subscriber
 from api.generation_ref import GenerationRef
 from api.guards.identify import Caller
@@ -27,30 +31,27 @@ from api.live_fleet import LiveFleet
 from api.polling.overdue import CurrentGenerations
 from api.server import disconnect
 from api.server.responses import EventStream, Response
-from api.wire.links import Links
 from shared.errors import UnavailableError
 from shared.media.url_signing import UrlSigner
 from shared.redis.client import Redis
-from shared.stores import generations
 from shared.wire.generation import Generation
 
-_FIRST: Final = EventNumber(0, 1)
-_PING: Final = b": ping\n\n"
-_KEY_ENDED: Final = b": the API key was revoked or has expired\n\n"
+_PING: Final = "ping"
+_KEY_ENDED: Final = "the API key was revoked or has expired"
 # Redis' clock and ours may differ by this much about a deadline.
 _CLOCK_SKEW_SECONDS: Final = 0.02
 # Between checks of a generation that should have ended by now.
 _RECHECK_SECONDS: Final = 1.0
-_SHUTTING_DOWN: Final = b": going away; go on after the last id\n\n"
+_SHUTTING_DOWN: Final = "going away; go on after the last id"
 
 
 class _Following(NamedTuple):
-    """What a client follows, from which event on, and the links that its dialect names."""
+    """What a client follows, which frames it has, and how its dialect writes them."""
 
     caller: Caller
     ref: GenerationRef
-    after: EventNumber
-    links: Links
+    encoder: EventEncoder
+    after: FrameNumber
 
 
 class StartedGeneration(NamedTuple):
@@ -79,14 +80,15 @@ class Streams:
         caller: Caller,
         request: Request,
         generation_id: str,
-        after: EventNumber,
-        links: Links,
+        encoder: EventEncoder,
+        after: FrameNumber,
         *,
         started: StartedGeneration | None = None,
     ) -> EventStream | Response:
-        """Return the events of a generation after a number, or 204 when there can be no more.
+        """Return the frames of a generation after a number, or 204 when there can be no more.
 
-        Of a generation that this request has just `started`, the record is not read first.
+        The number is one of the encoder's. Of a generation that this request has just `started`,
+        the record is not read first.
 
         Raises:
             RequestError: GENERATION_NOT_FOUND.
@@ -95,50 +97,54 @@ class Streams:
 
         """
         ref = GenerationRef(caller.root, caller.account.id, generation_id)
-        following = _Following(caller, ref, after, links)
+        following = _Following(caller, ref, encoder, after)
         await self.subscriber.connect()
         if started is None:
             generation = await self.generations.find(ref)
             if generation is None:
                 raise errors.unknown_generation()
             if generation.is_final:
-                if after == EventNumber.of(generation.last_event):
+                last = EventNumber.of(generation.last_event)
+                if not encoder.folds and after == last:
                     return Response(None, status=204)
-                return await EventStream.begin(self._ended_events(following, generation))
+                return await _begin(encoder, self._ended_events(following, generation))
             started = StartedGeneration(generation.session, _seconds_left(generation))
-        return await EventStream.begin(self._live_events(following, request, started))
+        return await _begin(encoder, self._live_events(following, request, started))
 
     async def _ended_events(
         self, following: _Following, generation: Generation
     ) -> AsyncGenerator[bytes, None]:
         """Yield what the Redis stream still has, else a snapshot; then the end."""
-        caller, ref, after, _ = following
+        caller, ref, encoder, after = following
         with (
             self.open_waits.hold(caller.account, lambda: None),
             self.revocations.watch(caller.key, lambda: None) as key_use,
         ):
             key_use.check()
-            last = EventNumber.of(generation.last_event)
+            position, write = encoder.resume(ref.id, after)
             # Read before anything is sent: until then the request may still be refused.
-            page = await read_page(self.redis, ref, after)
-            yield _accepted_frame(following, generation.session)
+            page = await read_page(self.redis, ref, position)
+            if page is not None and encoder.folds and not page.first.is_first:
+                page = None
+            yield encoder.head(ref.id, generation.session, after)
             while page is not None:
-                yield page.frames
+                yield b"".join([write(*entry) for entry in page.entries])
                 if key_use.has_ended:
-                    yield _KEY_ENDED
+                    yield encoder.remark(_KEY_ENDED)
                     return
                 if page.has_end:
                     break
                 page = await read_page(self.redis, ref, page.last)
             else:
-                yield self._snapshot(generation)
-            yield frame(last, encode(stream_events.end(generation, self.url_signer.sign_media)))
+                yield write(*stored_events.snapshot(generation, self.url_signer.sign_media))
+            end = encode(stream_events.end(generation, self.url_signer.sign_media))
+            yield write(EventNumber.of(generation.last_event), end) + encoder.tail
 
     async def _live_events(
         self, following: _Following, request: Request, started: StartedGeneration
     ) -> AsyncGenerator[bytes, None]:
         """Yield events as they are published, until the end."""
-        caller, ref, after, _ = following
+        caller, ref, encoder, after = following
         reader = _StreamReader(self.ping_seconds, started.deadline_seconds)
         disconnect.listen(
             request.scope,
@@ -152,59 +158,29 @@ class Streams:
             self.rings.join(ref, reader) as ring,
         ):
             key_use.check()
-            yield _accepted_frame(following, started.session)
-            cursor = BEGINNING if after.epoch == 0 else after
+            yield encoder.head(ref.id, started.session, after)
+            source = Source(self.redis, ref, ring, self.url_signer.sign_media)
+            cursor = cursors.cursor(source, encoder, after)
             while not (reader.has_disconnected or reader.is_shutting_down or key_use.has_ended):
                 reader.has_events = False
-                piece, cursor = await self._next_events(ref, ring, cursor)
+                piece = await cursor.next_frames()
                 if piece:
                     reader.note_sent()
                     yield piece
-                elif ring.is_broken or (ring.has_ended and cursor >= ring.last):
+                elif cursor.is_at_end or ring.is_broken:
+                    yield encoder.tail if cursor.is_at_end else b""
                     return
                 elif not await reader.wait_for_events():
                     # Under another server than ours no signal comes.
                     if await request.is_disconnected():
                         return
-                    yield _PING
+                    yield encoder.remark(_PING)
                     ring.reread_if_quiet(self.ping_seconds)
                     await self._end_if_overdue(ref, reader)
             if key_use.has_ended:
-                yield _KEY_ENDED
+                yield encoder.remark(_KEY_ENDED)
             elif reader.is_shutting_down:
-                yield _SHUTTING_DOWN
-
-    async def _next_events(
-        self, ref: GenerationRef, ring: Ring, cursor: EventNumber
-    ) -> tuple[bytes, EventNumber]:
-        """Return the next events after a cursor, as many as there are and fit into one write."""
-        if not ring.is_loaded:
-            return b"", cursor
-        if cursor < ring.base:
-            page = await read_page(self.redis, ref, cursor)
-            if page is not None and page.frames:
-                return page.frames, page.last
-        elif cursor <= ring.last:
-            return ring.read(cursor)
-        return await self._reconcile(ref, ring, cursor)
-
-    async def _reconcile(
-        self, ref: GenerationRef, ring: Ring, cursor: EventNumber
-    ) -> tuple[bytes, EventNumber]:
-        """Continue for a cursor beyond the ring's end, or before all that is still stored."""
-        known = ring.last
-        generation = await generations.find(self.redis, *ref)
-        if generation is None or ring.base <= cursor <= ring.last:
-            return ring.read(max(cursor, ring.base))
-        number = _snapshot_number(generation)
-        if known < cursor <= EventNumber.of(generation.last_event):
-            if await read_page(self.redis, ref, known):
-                # The client has seen events that the ring has yet to read.
-                ring.reread()
-                return b"", cursor
-            number = known
-        # Redis has lost events: the client starts again from what there is.
-        return self._snapshot(generation), number
+                yield encoder.remark(_SHUTTING_DOWN)
 
     async def _end_if_overdue(self, ref: GenerationRef, reader: "_StreamReader") -> None:
         """End a generation past its deadline, or one that no live worker can end."""
@@ -215,9 +191,10 @@ class Streams:
             if generation is not None:
                 reader.set_deadline(_seconds_left(generation))
 
-    def _snapshot(self, generation: Generation) -> bytes:
-        event = stream_events.snapshot(generation, self.url_signer.sign_media)
-        return frame(_snapshot_number(generation), encode(event))
+
+async def _begin(encoder: EventEncoder, pieces: AsyncGenerator[bytes, None]) -> EventStream:
+    stream = await EventStream.begin(pieces)
+    return stream._replace(content_type=encoder.content_type)
 
 
 def _seconds_left(generation: Generation) -> float:
@@ -225,20 +202,6 @@ def _seconds_left(generation: Generation) -> float:
     if generation.deadline is None:
         return math.inf
     return (generation.deadline - generation.seen) / 1000
-
-
-def _accepted_frame(following: _Following, session: str | None) -> bytes:
-    """Return the `accepted` event for a client at the beginning; else an empty piece."""
-    if following.after >= _FIRST:
-        return b""
-    accepted = stream_events.accepted(following.ref.id, session, following.links)
-    return frame(_FIRST, encode(accepted))
-
-
-def _snapshot_number(generation: Generation) -> EventNumber:
-    """Return the number of the last event that a snapshot replaces: never the end's."""
-    last = EventNumber.of(generation.last_event)
-    return EventNumber(last.epoch, last.seq - 1) if generation.is_final else last
 
 
 class _StreamReader:

@@ -11,6 +11,8 @@ from typing import Any, Final
 from api.endpoints.dialect import Dialect
 from api.endpoints.endpoint import Endpoint
 from api.errors import FAILURE_STATUS, ErrorShape
+from api.follow import server_sent_events
+from api.follow.encoders import EventEncoder
 from api.openapi import headers
 from api.openapi.schemas import Schema, Schemas
 from shared.errors import Code
@@ -143,7 +145,7 @@ def _operation(endpoint: Endpoint, dialect: Dialect, schemas: Schemas) -> dict[s
         ).strip(),
         "parameters": list(_parameters(endpoint, {**_PATH_PARAMETERS, **dialect.path_parameters})),
         "responses": {
-            **_successes(endpoint, schemas),
+            **_successes(endpoint, dialect.encoder, schemas),
             **_refusals(endpoint, dialect.errors, schemas),
         },
     }
@@ -157,13 +159,12 @@ def _operation(endpoint: Endpoint, dialect: Dialect, schemas: Schemas) -> dict[s
     return operation
 
 
-def _successes(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
+def _successes(
+    endpoint: Endpoint, encoder: EventEncoder | None, schemas: Schemas
+) -> dict[str, Any]:
     content = {} if endpoint.replies is None else _json(schemas.of(endpoint.replies))
-    if endpoint.stream is not None:
-        content["text/event-stream"] = {
-            "schema": {"type": "string", "description": _EVENTS},
-            "x-event-data": schemas.of(endpoint.stream),
-        }
+    if endpoint.stream is not None and encoder is not None:
+        content |= _stream_content(endpoint.stream, encoder, schemas)
     about = endpoint.summary if endpoint.replies is None else schemas.about(endpoint.replies)
     found = {endpoint.status: _response(endpoint.status, about, content, endpoint.response_headers)}
     if endpoint.stream is not None and endpoint.replies is None:
@@ -176,6 +177,15 @@ def _successes(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
             202, schemas.about(endpoint.pending_reply), pending_reply, endpoint.response_headers
         )
     return {str(status): response for status, response in found.items()}
+
+
+def _stream_content(stream: object, encoder: EventEncoder, schemas: Schemas) -> Schema:
+    """Return the type of a stream: of the data of server-sent events, or of the whole."""
+    media_type = encoder.content_type.partition(";")[0]
+    if media_type != server_sent_events.MEDIA_TYPE:
+        return _content(media_type, schemas.of(stream))
+    text = {"type": "string", "description": _EVENTS}
+    return {media_type: {"schema": text, "x-event-data": schemas.of(stream)}}
 
 
 def _refusals(endpoint: Endpoint, shape: ErrorShape, schemas: Schemas) -> dict[str, Any]:

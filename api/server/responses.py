@@ -24,7 +24,6 @@ _NO_SNIFFING: Final = (b"x-content-type-options", b"nosniff")
 _PRIVATE: Final = ((b"cache-control", b"no-store"), _NO_SNIFFING)
 # Proxies that buffer or compress would delay events.
 _EVENTS: Final = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store, no-transform"),
     (b"x-accel-buffering", b"no"),
     _NO_SNIFFING,
@@ -43,7 +42,7 @@ class Response(NamedTuple):
 
 
 class EventStream(NamedTuple):
-    """Server-sent events, sent as they come until the generator ends.
+    """Events, sent as they come until the generator ends.
 
     The generator has started; closing it frees what it holds. `first` may be empty.
     """
@@ -51,6 +50,7 @@ class EventStream(NamedTuple):
     first: bytes
     events: AsyncGenerator[bytes, None]
     headers: dict[str, str] = {}  # noqa: RUF012  never changed, only read
+    content_type: str = "text/event-stream; charset=utf-8"
 
     @classmethod
     async def begin(cls, events: AsyncGenerator[bytes, None]) -> "EventStream":
@@ -136,12 +136,13 @@ async def reply(
 
 
 async def _send_events(scope: Scope, send: Send, stream: EventStream) -> None:
-    """Send server-sent events as they come; for HEAD, the headers only.
+    """Send events as they come; for HEAD, the headers only.
 
     Pieces are whole events. So when Redis fails, the stream ends as if complete: the client
     reconnects with the id of the last event.
     """
     raw = [(b"x-request-id", scope["request_id"].encode()), *_EVENTS]
+    raw.append((b"content-type", stream.content_type.encode()))
     raw += [(name.encode(), value.encode()) for name, value in stream.headers.items()]
     async with aclosing(stream.events) as pieces:
         scope["is_answered"] = True

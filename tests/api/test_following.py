@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from api.follow import ring, stream as streams
-from api.follow.ring import EventNumber, EventPage
+from api.follow import ring, stored_events, stream as streams
+from api.follow.event_ids import EventNumber
+from api.follow.stored_events import EventPage
 from shared.errors import StoreError, UnavailableError, WrongTypeError
 from shared.redis import keys
 from shared.redis.functions import Claimed
@@ -205,7 +206,7 @@ async def test_trouble_in_the_middle_ends_the_answer_between_two_events(
     receipt = await api.submit("hello")
     await api.wait_for_end(receipt)
 
-    read = ring.read_page
+    read = stored_events.read_page
     pages: list[EventPage] = []
 
     async def read_page(*place: Any) -> EventPage:  # noqa: ANN401  as it is called

@@ -1,12 +1,9 @@
-"""Event ids: both forms are read, and those of a stream get their generation piece by piece."""
-
-from collections.abc import AsyncGenerator
+"""Event ids: both forms are read."""
 
 import pytest
 
 from api.follow import event_ids
-from api.follow.ring import EventNumber, frame
-from api.server.responses import EventStream
+from api.follow.event_ids import EventNumber
 from shared.errors import Code, RequestError
 
 
@@ -32,43 +29,3 @@ def test_follower_goes_on_after_its_own_generations_event_only() -> None:
     )
     with pytest.raises(RequestError):
         event_ids.after("other:2-3", "mine")
-
-
-async def test_every_event_of_every_piece_is_named_and_nothing_else_is() -> None:
-    # The text of an event may look like the start of another one.
-    events = [b'{"type":"delta","text":"\\n\\nid: 1-1 id: 1-2"}', b'{"type":"delta","text":"b"}']
-    frames = [frame(EventNumber(1, seq), event) for seq, event in enumerate(events, 1)]
-    is_closed = False
-
-    async def pieces() -> AsyncGenerator[bytes, None]:
-        nonlocal is_closed
-        try:
-            yield b""
-            yield b"".join(frames)
-            yield b": ping\n\n"
-            yield frames[0]
-        finally:
-            is_closed = True
-
-    named = await event_ids.name_generation(await EventStream.begin(pieces()), "g1")
-    assert named.first == b""
-    heard = [piece async for piece in named.events]
-    expected = [each.replace(b"id: 1-", b"id: g1:1-", 1) for each in frames]
-    assert heard == [b"".join(expected), b": ping\n\n", expected[0]]
-    assert is_closed
-
-
-async def test_stream_that_nobody_reads_gives_back_what_it_holds() -> None:
-    is_closed = False
-
-    async def pieces() -> AsyncGenerator[bytes, None]:
-        nonlocal is_closed
-        try:
-            yield b""
-            yield b""
-        finally:
-            is_closed = True
-
-    named = await event_ids.name_generation(await EventStream.begin(pieces()), "g1")
-    await named.events.aclose()
-    assert is_closed

@@ -4,14 +4,18 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import pytest
 
-from api.follow import ring as rings
-from api.follow.ring import BEGINNING, EventNumber, Ring, Rings, encode, frame
+from api.follow import ring as rings, server_sent_events
+from api.follow.event_ids import BEGINNING, EventNumber
+from api.follow.ring import Ring, Rings
+from api.follow.server_sent_events import ServerSentEvents, frame
+from api.follow.stored_events import encode
 from api.follow.subscriber import Listener, Subscriber
 from api.generation_ref import GenerationRef
+from api.wire.links import Links
 from shared.clock import SystemClock
 from shared.errors import UnavailableError
 from shared.redis.client import Argument, Redis, Reply
@@ -20,6 +24,7 @@ from shared.wire.message import Media
 from tests.support import waiting
 
 _REF: Final = GenerationRef("root:", "ann", "one")
+_EVENTS: Final = ServerSentEvents(Links(poll="", cancel="", events=""))
 
 
 class Stream:
@@ -88,6 +93,10 @@ async def _settled(ring: Ring) -> None:
     await waiting.until(lambda: ring._reading is None)
 
 
+def _read(ring: Ring, after: EventNumber) -> tuple[bytes, EventNumber]:
+    return ring.one_to_one_frames(_EVENTS).read(after)
+
+
 async def _turn() -> None:
     await asyncio.sleep(0)  # noqa: TID251  one turn of the loop
 
@@ -113,14 +122,35 @@ async def test_the_next_event_is_taken_without_a_read(ring: Ring, stream: Stream
             ring.on_message(stream.add(1, seq))
     assert stream.reads == reads
     assert follower.times == 5
-    piece, last = ring.read(BEGINNING)
+    piece, last = _read(ring, BEGINNING)
     assert _numbers(piece) == ["1-1", "1-2", "1-3", "1-4", "1-5"]
     assert last == (1, 5)
-    assert ring.read(EventNumber(1, 3)) == (
+    assert _read(ring, EventNumber(1, 3)) == (
         frame(*stream.entries[3]) + frame(*stream.entries[4]),
         last,
     )
-    assert ring.read(last) == (b"", last)
+    assert _read(ring, last) == (b"", last)
+
+
+async def test_followers_in_two_forms_cost_two_encodings(
+    ring: Ring, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def counted(*entry: Any) -> bytes:  # noqa: ANN401  as it is
+        nonlocal written
+        written += 1
+        return frame(*entry)
+
+    monkeypatch.setattr(server_sent_events, "frame", counted)
+    named = ServerSentEvents(_EVENTS.links, names_generation=True)
+    followers = [encoder for encoder in (_EVENTS, named) for _ in range(500)]
+    for seq in range(1, 6):
+        ring.on_message(stream.add(1, seq))
+        for encoder in followers:
+            piece, _ = ring.one_to_one_frames(encoder).read(EventNumber(1, seq - 1))
+            assert piece.startswith(b"id: one:1-" if encoder == named else b"id: 1-")
+    assert written == 10
 
 
 async def test_a_gap_is_read_from_the_stream(ring: Ring, stream: Stream) -> None:
@@ -128,7 +158,7 @@ async def test_a_gap_is_read_from_the_stream(ring: Ring, stream: Stream) -> None
     stream.add(1, 2)
     ring.on_message(stream.add(1, 3))
     await _settled(ring)
-    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
+    assert _numbers(_read(ring, BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
 
 
 async def test_a_new_attempt_is_read_from_the_stream(ring: Ring, stream: Stream) -> None:
@@ -137,7 +167,7 @@ async def test_a_new_attempt_is_read_from_the_stream(ring: Ring, stream: Stream)
     stream.add(1, 2)
     ring.on_message(stream.add(2, 1))
     await _settled(ring)
-    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "2-1"]
+    assert _numbers(_read(ring, BEGINNING)[0]) == ["1-1", "1-2", "2-1"]
 
 
 async def test_an_event_published_twice_is_sent_once(ring: Ring, stream: Stream) -> None:
@@ -145,7 +175,7 @@ async def test_an_event_published_twice_is_sent_once(ring: Ring, stream: Stream)
     for each in (*said, *said):
         ring.on_message(each)
     await _settled(ring)
-    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2"]
+    assert _numbers(_read(ring, BEGINNING)[0]) == ["1-1", "1-2"]
 
 
 async def test_an_event_published_during_a_read_is_not_lost(ring: Ring, stream: Stream) -> None:
@@ -155,7 +185,7 @@ async def test_an_event_published_during_a_read_is_not_lost(ring: Ring, stream: 
     ring.on_message(stream.add(1, 2))
     ring.on_message(stream.add(1, 3))
     await _settled(ring)
-    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
+    assert _numbers(_read(ring, BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
 
 
 async def test_it_looks_until_redis_is_back(
@@ -178,17 +208,18 @@ async def test_what_is_too_much_is_forgotten_from_the_front(
     for seq in range(1, 101):
         ring.on_message(stream.add(1, seq, "x" * 100))
     assert BEGINNING < ring.base < ring.last == (1, 100)
-    kept = _numbers(ring.read(ring.base)[0])
+    kept = _numbers(_read(ring, ring.base)[0])
     assert kept[0] == f"1-{ring.base.seq + 1}"
     assert kept[-1] == "1-100"
-    assert sum(map(len, ring._frames)) == ring._bytes <= 4_000
+    assert sum(map(len, ring._events)) == ring._bytes <= 4_000
+    assert len(ring._events) == len(ring._numbers) == len(kept)
 
 
 async def test_a_piece_is_bounded(ring: Ring, stream: Stream) -> None:
     for seq in range(1, 41):
         ring.on_message(stream.add(1, seq, "x" * 10_000))
     cursor, pieces = BEGINNING, []
-    while (found := ring.read(cursor))[0]:
+    while (found := _read(ring, cursor))[0]:
         pieces.append(found[0])
         cursor = found[1]
     assert max(map(len, pieces)) < 64 * 1024 + 10_100
@@ -202,7 +233,7 @@ async def test_an_end_that_is_only_published_is_an_end(ring: Ring, stream: Strea
     ring.on_message(b'2-1 {"type":"cancelled"}')
     await _settled(ring)
     assert ring.has_ended
-    assert ring.read(EventNumber(1, 1)) == (
+    assert _read(ring, EventNumber(1, 1)) == (
         frame(EventNumber(2, 1), b'{"type":"cancelled"}'),
         EventNumber(2, 1),
     )
@@ -217,7 +248,7 @@ async def test_an_end_published_during_a_read_skips_nothing(ring: Ring, stream: 
     ring.on_message(b'1-3 {"type":"cancelled"}')
     await _settled(ring)
     assert ring.has_ended
-    assert _numbers(ring.read(BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
+    assert _numbers(_read(ring, BEGINNING)[0]) == ["1-1", "1-2", "1-3"]
 
 
 async def test_what_is_no_more_is_not_followed_for_ever(ring: Ring, stream: Stream) -> None:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from api.dialects.kolbo.links import LINKS
-from api.dialects.kolbo.routes import ABOUT, ENDPOINTS
+from api.dialects.kolbo.routes import ABOUT, ENDPOINTS, EVENTS
 from api.endpoints.dialect import Dialect
 from api.wire import error_reply
 
@@ -17,4 +17,5 @@ KOLBO: Final = Dialect(
     endpoints=ENDPOINTS,
     errors=error_reply.ERRORS,
     links=LINKS,
+    encoder=EVENTS,
 )

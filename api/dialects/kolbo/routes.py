@@ -13,6 +13,7 @@ from api.dialects.kolbo.links import LINKS
 from api.endpoints import parameters
 from api.endpoints.endpoint import Endpoint, Query, RequestContext
 from api.follow import event_ids, stream_events, wait
+from api.follow.server_sent_events import ServerSentEvents
 from api.guards.body_kinds import JsonBody
 from api.openapi.headers import ACCEPTED
 from api.resources import message_pages, sessions
@@ -22,6 +23,8 @@ from shared.redis.functions import AlreadyEnded
 from shared.stores.sessions import Session, Turn, TurnRange
 from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.generation import Generation
+
+EVENTS: Final = ServerSentEvents(LINKS)
 
 
 async def submit(context: RequestContext) -> Response:
@@ -87,7 +90,7 @@ async def events(context: RequestContext) -> Response | EventStream:
     after = context.fields.get(b"last-event-id") or context.query.get("after") or None
     number = event_ids.after(after, generation)
     return await context.state.streams.follow(
-        context.caller, context.request, generation, number, LINKS
+        context.caller, context.request, generation, EVENTS, number
     )
 
 

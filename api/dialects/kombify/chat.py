@@ -15,8 +15,8 @@ from api.dialects.kombify import translate, wire
 from api.endpoints import parameters
 from api.endpoints.endpoint import RequestContext
 from api.follow import event_ids, resume, stream, stream_events, wait
-from api.follow.event_ids import EventId
-from api.follow.ring import BEGINNING, EventNumber
+from api.follow.event_ids import BEGINNING, EventId, EventNumber
+from api.follow.server_sent_events import ServerSentEvents
 from api.generation_ref import GenerationRef
 from api.polling import eta
 from api.resources import sessions
@@ -37,6 +37,8 @@ from shared.stores.fleet import Fleet
 from shared.wire.generation import Generation
 from shared.wire.submission import AUTO
 
+# Nothing else in a repeated POST names the generation to continue.
+EVENTS: Final = ServerSentEvents(LINKS, names_generation=True)
 _BRAIN_RETRY_AFTER_SECONDS: Final = 3
 _OVERLOADED_RETRY_AFTER_SECONDS: Final = 5
 
@@ -237,7 +239,7 @@ async def _follow_stream(
         started = stream.StartedGeneration(receipt.session, receipt.deadline_seconds)
     try:
         streamed_response = await context.state.streams.follow(
-            context.caller, context.request, receipt.generation, after, LINKS, started=started
+            context.caller, context.request, receipt.generation, EVENTS, after, started=started
         )
     except (UnavailableError, RefusedError):
         # Redis is away, or another stream took the last place.
@@ -250,8 +252,7 @@ async def _follow_stream(
     if isinstance(streamed_response, Response):
         # Clients that stream by POST treat any other response as a failure, and retry.
         streamed_response = await EventStream.begin(_empty_stream())
-    named_stream = await event_ids.name_generation(streamed_response, receipt.generation)
-    return named_stream._replace(headers=receipt.headers())
+    return streamed_response._replace(headers=receipt.headers())
 
 
 async def _empty_stream() -> AsyncGenerator[bytes, None]:

@@ -4,6 +4,7 @@ from typing import Final
 
 # A generation that any dialect made is polled and followed at one place.
 from api.dialects.kolbo.links import LINKS
+from api.dialects.kombify.chat import EVENTS
 from api.dialects.kombify.errors import ERRORS
 from api.dialects.kombify.routes import ABOUT, ENDPOINTS
 from api.endpoints.dialect import Dialect
@@ -15,5 +16,6 @@ KOMBIFY: Final = Dialect(
     endpoints=ENDPOINTS,
     errors=ERRORS,
     links=LINKS,
+    encoder=EVENTS,
     path_parameters={"type": "A companion's `type`, of GET /v1/ai/agents."},
 )
