@@ -6,6 +6,7 @@ chat_completions       Scripted answers of an upstream of the OpenAI kind, and t
 clocks                 Clocks that a test advances, or that skip what is slept
 command_line           Parsers of test programs, whose help is their docstring
 command                Runs the `pollux` command as a process, and reads what it prints
+lines_dialect          A third dialect, in plain text, that tests mount from outside
 mounts                 The rows of all mounts by their prefixes
 openapi_document       Checks responses against the published OpenAPI document
 own_keys               Accounts that create API keys of their own, also as release 0.6.1 did
