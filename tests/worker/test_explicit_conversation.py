@@ -26,6 +26,8 @@ from tests.worker.single_attempts import Attempts
 
 __all__ = ["engine_fixture", "searching_fixture"]
 
+pytestmark = pytest.mark.each_once
+
 _PNG: Final = b"\x89PNG\r\n\x1a\n" + b"p" * 40
 _TOOL: Final = ToolDefinition(name="clock", description="Tells the time.")
 

@@ -12,8 +12,8 @@ from shared.wire.conversation import OpaquePart
 THINKING_TYPES: Final = frozenset({"thinking", "redacted_thinking"})
 # What DeepSeek and others, and OpenRouter, want back with the calls that followed it.
 REASONING_FIELDS: Final = ("reasoning_content", "reasoning_details")
-# The fields of a reasoning detail that arrive in pieces.
-_CONTINUED: Final = frozenset({"text", "summary", "data"})
+# The fields of a reasoning detail that arrive in pieces; encrypted ones arrive whole.
+_CONTINUED: Final = frozenset({"text", "summary"})
 
 
 class ThinkingBlocks:
@@ -63,7 +63,7 @@ class KeptReasoning:
     def _add_detail(self, piece: dict[str, Any]) -> None:
         """Add a piece of a detail: its texts continue those of the last one of the same place."""
         last = self._details[-1] if self._details else None
-        if last is None or any(last.get(name) != piece.get(name) for name in ("type", "index")):
+        if last is None or not _is_continued(last, piece):
             self._details.append(dict(piece))
             return
         for name, value in piece.items():
@@ -81,3 +81,9 @@ class KeptReasoning:
             value["reasoning_details"] = self._details
         if value:
             yield OpaquePart(dialect, value, provider)
+
+
+def _is_continued(last: dict[str, Any], piece: dict[str, Any]) -> bool:
+    """Tell whether a piece belongs to the last detail."""
+    is_same = all(last.get(name) == piece.get(name) for name in ("type", "index"))
+    return is_same and "data" not in piece

@@ -141,13 +141,18 @@ def _called(call_id: str, city: str) -> dict[str, Any]:
     return {"type": "tool_use", "id": call_id, "name": "weather", "input": {"city": city}}
 
 
-def _result(call_id: str, text: str) -> dict[str, Any]:
-    return {"type": "tool_result", "tool_use_id": call_id, "content": text}
+def _result(call_id: str, content: object) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content}
+
+
+def _said(*blocks: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "assistant", "content": list(blocks)}
 
 
 _TOOL: Final = {"name": "weather", "description": "Tells the weather.", "input_schema": SCHEMA}
 _SEARCH: Final = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
 _PICTURE: Final = {"type": "base64", "media_type": "image/png", "data": "iVBORw=="}
+_CALLED: Final = (_user(_text("How many bears?")), _said(_called("c1", "Bern")))
 ROW: Final = Dialect(
     name="anthropic",
     words=Anthropic(),
@@ -191,6 +196,58 @@ ROW: Final = Dialect(
                 {"role": "assistant", "content": [_text("In Bärn.")]},
                 _user(_text("And now?")),
             ]
+        },
+        "texts and images in order": {
+            "messages": [
+                _user(
+                    _text("This:"),
+                    {"type": "image", "source": _PICTURE},
+                    _text("or this:"),
+                    {"type": "image", "source": _PICTURE},
+                )
+            ]
+        },
+        "failed result": {
+            "messages": [
+                *_CALLED,
+                _user(_result("c1", "no such city") | {"is_error": True}),
+            ]
+        },
+        "images of a result": {
+            "messages": [
+                *_CALLED,
+                _user(
+                    _result("c1", [_text("see"), {"type": "image", "source": _PICTURE}]),
+                    _text("So?"),
+                ),
+            ]
+        },
+        "instructions in the middle": {
+            "system": "Be brief.\n\nCount the small ones, too.",
+            "messages": [_user(_text("How many bears?"), _text("Well?"))],
+        },
+        "arguments that are no object": {
+            "messages": [
+                _user(_text("How many bears?")),
+                _said(_called("c1", "") | {"input": {"INVALID_JSON": '{"city":'}}),
+                _user(_result("c1", "no JSON")),
+            ]
+        },
+        "strict tool without parameters": {
+            "tools": [
+                {
+                    "name": "now",
+                    "input_schema": {"type": "object", "properties": {}},
+                    "strict": True,
+                }
+            ],
+            "tool_choice": None,
+        },
+        "no call": {"tools": [_TOOL], "tool_choice": {"type": "none"}},
+        "some call": {"tools": [_TOOL], "tool_choice": {"type": "any"}},
+        "call of one tool": {
+            "tools": [_TOOL],
+            "tool_choice": {"type": "tool", "name": "weather"},
         },
     },
 )

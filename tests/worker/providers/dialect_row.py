@@ -9,11 +9,14 @@ from typing import Any, Final, Literal, NamedTuple
 
 from shared.settings import ModelSettings
 from shared.wire.conversation import (
+    AUTO_CHOICE,
     DEFAULT_SAMPLING,
     FREE_TEXT,
     AnswerForm,
     CallPart,
     Sampling,
+    TextPart,
+    ToolChoice,
     ToolDefinition,
 )
 from tests.worker.providers.messages import calling, result
@@ -35,6 +38,15 @@ Topic = Literal[
     "json object",
     "json schema",
     "json schema while thinking",
+    "texts and images in order",
+    "failed result",
+    "images of a result",
+    "instructions in the middle",
+    "arguments that are no object",
+    "strict tool without parameters",
+    "no call",
+    "some call",
+    "call of one tool",
 ]
 
 
@@ -94,6 +106,7 @@ _QUESTION: Final = text_message("user", "How many bears?")
 def _request(
     *messages: ChatMessage,
     tools: tuple[ToolDefinition, ...] = (),
+    choice: ToolChoice = AUTO_CHOICE,
     think: bool = False,
     search: bool = False,
     sampling: Sampling = DEFAULT_SAMPLING,
@@ -104,6 +117,7 @@ def _request(
         messages=list(messages),
         max_tokens=4096,
         tools=tools,
+        tool_choice=choice,
         deep_think=think,
         web_search=search,
         sampling=sampling,
@@ -115,6 +129,8 @@ _WEATHER: Final = ToolDefinition(
     name="weather", description="Tells the weather.", parameters=SCHEMA
 )
 _FORM: Final = AnswerForm(kind="json_schema", name="place", schema=SCHEMA, is_strict=True)
+_PICTURE: Final = Image("image/png", b"\x89PNG")
+_CALLED: Final = (_QUESTION, calling(CallPart("c1", "weather", '{"city":"Bern"}')))
 REQUESTS: Final[dict[Topic, ChatRequest]] = {
     "system prompt": _request(text_message("system", "Be brief."), _QUESTION),
     "image": _request(text_message("user", "What is it?", [Image("image/png", b"\x89PNG")])),
@@ -139,4 +155,28 @@ REQUESTS: Final[dict[Topic, ChatRequest]] = {
     "json object": _request(_QUESTION, form=AnswerForm(kind="json_object")),
     "json schema": _request(_QUESTION, form=_FORM),
     "json schema while thinking": _request(_QUESTION, form=_FORM, think=True),
+    "texts and images in order": _request(
+        ChatMessage("user", (TextPart("This:"), _PICTURE, TextPart("or this:"), _PICTURE))
+    ),
+    "failed result": _request(*_CALLED, result("c1", "no such city", is_error=True)),
+    "images of a result": _request(
+        *_CALLED, result("c1", "see", [_PICTURE]), text_message("user", "So?")
+    ),
+    "instructions in the middle": _request(
+        text_message("system", "Be brief."),
+        _QUESTION,
+        text_message("developer", "Count the small ones, too."),
+        text_message("user", "Well?"),
+    ),
+    "arguments that are no object": _request(
+        _QUESTION, calling(CallPart("c1", "weather", '{"city":')), result("c1", "no JSON")
+    ),
+    "strict tool without parameters": _request(
+        _QUESTION, tools=(ToolDefinition(name="now", is_strict=True),)
+    ),
+    "no call": _request(_QUESTION, tools=(_WEATHER,), choice=ToolChoice("none")),
+    "some call": _request(_QUESTION, tools=(_WEATHER,), choice=ToolChoice("required")),
+    "call of one tool": _request(
+        _QUESTION, tools=(_WEATHER,), choice=ToolChoice("named", "weather")
+    ),
 }

@@ -91,6 +91,11 @@ _TOOL: Final = {
     "parametersJsonSchema": SCHEMA,
 }
 _SIGNED: Final = {"thoughtSignature": "skip_thought_signature_validator"}
+_IMAGE: Final = {"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}}
+_ASKED_AND_CALLED: Final = (
+    _user({"text": "How many bears?"}),
+    {"role": "model", "parts": [_called("c1", "Bern") | _SIGNED]},
+)
 ROW: Final = Dialect(
     name="gemini",
     words=Gemini(),
@@ -170,6 +175,74 @@ ROW: Final = Dialect(
                 {"role": "model", "parts": [{"text": "In Bärn."}]},
                 _user({"text": "And now?"}),
             ]
+        },
+        "texts and images in order": {
+            "contents": [_user({"text": "This:"}, _IMAGE, {"text": "or this:"}, _IMAGE)]
+        },
+        "failed result": {
+            "contents": [
+                *_ASKED_AND_CALLED,
+                _user(
+                    {
+                        "functionResponse": {
+                            "id": "c1",
+                            "name": "weather",
+                            "response": {"error": "no such city"},
+                        }
+                    }
+                ),
+            ]
+        },
+        "images of a result": {
+            "contents": [
+                *_ASKED_AND_CALLED,
+                _user(
+                    {
+                        "functionResponse": {
+                            "id": "c1",
+                            "name": "weather",
+                            "response": {"result": "see"},
+                            "parts": [_IMAGE],
+                        }
+                    }
+                ),
+                _user({"text": "So?"}),
+            ]
+        },
+        "instructions in the middle": {
+            "systemInstruction": {"parts": [{"text": "Be brief.\n\nCount the small ones, too."}]},
+            "contents": [_user({"text": "How many bears?"}, {"text": "Well?"})],
+        },
+        "arguments that are no object": {
+            "contents": [
+                _user({"text": "How many bears?"}),
+                {
+                    "role": "model",
+                    "parts": [
+                        {
+                            "functionCall": {
+                                "id": "c1",
+                                "name": "weather",
+                                "args": {"INVALID_JSON": '{"city":'},
+                            },
+                            **_SIGNED,
+                        }
+                    ],
+                },
+                _user(_result("c1", "no JSON")),
+            ]
+        },
+        # It asks for a description, and holds the calls of all tools to their schemas.
+        "strict tool without parameters": {
+            "tools": [{"functionDeclarations": [{"name": "now", "description": "now"}]}],
+            "toolConfig": {"functionCallingConfig": {"mode": "VALIDATED"}},
+        },
+        "no call": {"toolConfig": {"functionCallingConfig": {"mode": "NONE"}}},
+        "some call": {"toolConfig": {"functionCallingConfig": {"mode": "ANY"}}},
+        "call of one tool": {
+            "toolConfig": {
+                "functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["weather"]}
+            }
         },
     },
 )

@@ -57,6 +57,17 @@ def _called(call_id: str, arguments: str) -> dict[str, Any]:
 
 
 _TOOL: Final = {"name": "weather", "description": "Tells the weather.", "parameters": SCHEMA}
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+_IMAGE: Final = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}
+_ASKED_AND_CALLED: Final = (
+    {"role": "user", "content": "How many bears?"},
+    {"role": "assistant", "content": None, "tool_calls": [_called("c1", '{"city":"Bern"}')]},
+)
 ROW: Final = Dialect(
     name="openai",
     words=OpenAI(),
@@ -131,5 +142,54 @@ ROW: Final = Dialect(
                 {"role": "user", "content": "And now?"},
             ]
         },
+        "texts and images in order": {
+            "messages": [
+                {"role": "user", "content": [_text("This:"), _IMAGE, _text("or this:"), _IMAGE]}
+            ]
+        },
+        # It knows no failures of tools, and no images in their results.
+        "failed result": {
+            "messages": [
+                *_ASKED_AND_CALLED,
+                {"role": "tool", "content": "Error: no such city", "tool_call_id": "c1"},
+            ]
+        },
+        "images of a result": {
+            "messages": [
+                *_ASKED_AND_CALLED,
+                {"role": "tool", "content": "see", "tool_call_id": "c1"},
+                {
+                    "role": "user",
+                    "content": [_text("The images of the tool result `c1`:"), _IMAGE],
+                },
+                {"role": "user", "content": "So?"},
+            ]
+        },
+        "instructions in the middle": {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "How many bears?"},
+                {"role": "system", "content": "Count the small ones, too."},
+                {"role": "user", "content": "Well?"},
+            ]
+        },
+        "arguments that are no object": {
+            "messages": [
+                {"role": "user", "content": "How many bears?"},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [_called("c1", '{"INVALID_JSON":"{\\"city\\":"}')],
+                },
+                {"role": "tool", "content": "no JSON", "tool_call_id": "c1"},
+            ]
+        },
+        "strict tool without parameters": {
+            "tools": [{"type": "function", "function": {"name": "now", "strict": True}}],
+            "tool_choice": None,
+        },
+        "no call": {"tool_choice": "none"},
+        "some call": {"tool_choice": "required"},
+        "call of one tool": {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
     },
 )
