@@ -13,7 +13,7 @@ from shared.lifecycle import ENDS, Stage
 from shared.redis.functions import AlreadyEnded, Cancelled, NotGranted, Settled
 from shared.wire.submission import Lane, OnConflict
 
-Where = Literal["waiting", "ready", "leased", "deferred", "ended"]
+Where = Literal["waiting", "ready", "leased", "deferred", "suspended", "ended"]
 
 CRASHES_MAX: Final = 3
 TRICKLE: Final = 20
@@ -21,7 +21,11 @@ TRICKLE: Final = 20
 
 @dataclass
 class Generation:
-    """One generation. `epochs` counts the events of each attempt, as a stream shows them."""
+    """One generation. `epochs` counts the events of each attempt, as a stream shows them.
+
+    `rounds` are its finished rounds, which have shown `kept` of the text; `due` is what an end by
+    request or by time charges for the text so far, and `kept_due` for the rounds.
+    """
 
     id: str
     account: str
@@ -37,6 +41,10 @@ class Generation:
     worker: str = ""
     seq: int = 0
     text: str = ""
+    rounds: list[str] = field(default_factory=list)
+    kept: str = ""
+    due: int = 0
+    kept_due: int = 0
     captured: int = 0
     last: tuple[int, int] | None = None
     is_lapsed: bool = False
@@ -44,6 +52,11 @@ class Generation:
     is_due: bool = False
     is_cancelled: bool = False
     epochs: dict[int, int] = field(default_factory=dict)
+
+
+def _freed(one: Generation) -> int:
+    """Return what an interrupt frees of a hold."""
+    return max(0, one.hold - one.due)
 
 
 @dataclass(frozen=True)
@@ -108,17 +121,17 @@ class Model:
         # An interrupt is paid by the holds that it frees: those of waiting turns, and if these are
         # not enough, that of the running answer, which then ends at once.
         is_freeing = on_conflict == "interrupt"
-        freed = sum(each.hold for each in busy if is_freeing and each.where != "leased")
+        freed = sum(_freed(each) for each in busy if is_freeing and each.where != "leased")
         is_hold_needed = credit_totals.balance + freed < one.hold
         if (
             is_hold_needed
-            and credit_totals.balance + sum(each.hold for each in busy if is_freeing) < one.hold
+            and credit_totals.balance + sum(_freed(each) for each in busy if is_freeing) < one.hold
         ):
             return "poor"
         if busy and on_conflict == "interrupt":
             for waiting in reversed(busy):
                 if is_hold_needed and waiting.where == "leased":
-                    self._end(waiting, "cancelled")
+                    self._end(waiting, "cancelled", cost=waiting.due)
                 else:
                     self.cancel(waiting)
         credit_totals.balance -= one.hold
@@ -162,22 +175,74 @@ class Model:
     def claim(self, one: Generation, worker: str) -> Attempt:
         """Hand a ready generation to a worker."""
         one.worker = worker
-        one.where, one.stage, one.seq, one.text = "leased", "routing", 0, ""
+        one.where, one.stage, one.seq, one.text = "leased", "routing", 0, one.kept
+        one.due = one.kept_due
         one.attempt += 1
         if one.attempt > 1:
             one.seq = one.epochs[one.attempt] = 1
         one.is_lapsed = False
         return Attempt(one.id, one.attempt)
 
-    def append(self, attempt: Attempt, seq: int, text: str) -> str:
-        """Append one event; a number that was used before changes nothing."""
+    def append(
+        self,
+        attempt: Attempt,
+        seq: int,
+        text: str,
+        *,
+        due: int | None = None,
+        finished: str | None = None,
+    ) -> str:
+        """Append one event; a number that was used before changes nothing.
+
+        With an entry of a round that has `finished`, all text so far is kept.
+        """
         one = self.holder(attempt)
         if one is None:
             return "refused"
         if seq > one.seq:
-            one.seq, one.stage, one.text = seq, "generating", one.text + text
-            one.epochs[one.attempt] = one.epochs.get(one.attempt, 0) + 1
+            self._produce(one, seq, text, one.due if due is None else due, finished)
         return "cancel" if one.is_cancelled else "appended"
+
+    def _produce(
+        self, one: Generation, seq: int, text: str, due: int, finished: str | None
+    ) -> None:
+        one.seq, one.stage, one.text, one.due = seq, "generating", one.text + text, due
+        one.epochs[one.attempt] = one.epochs.get(one.attempt, 0) + 1
+        if finished is not None:
+            one.rounds.append(finished)
+            one.kept, one.kept_due, one.stage = one.text, due, "calling_tool"
+
+    def suspend(self, attempt: Attempt, seq: int, text: str, *, due: int, finished: str) -> str:
+        """Suspend an attempt, whose last round has finished."""
+        one = self.generations.get(attempt.id)
+        if one and one.where == "suspended" and one.attempt == attempt.token:
+            return "suspended"
+        one = self.holder(attempt)
+        if one is None:
+            return "refused"
+        if seq > one.seq:
+            self._produce(one, seq, text, due, finished)
+        if one.is_cancelled:
+            self._end(one, "cancelled", cost=one.due)
+            return "cancelled"
+        self._announce(one)
+        one.where, one.stage, one.is_due = "suspended", "awaiting_approval", False
+        self._move_deadline(one)
+        one.suspects_max, one.crashes = None, 0
+        return "suspended"
+
+    def resume(self, one: Generation) -> str:
+        """End the wait of a suspended generation."""
+        if one.where != "suspended":
+            return "not_suspended"
+        self._announce(one)
+        one.where, one.stage = "ready", "queued"
+        self._move_deadline(one)
+        return "resumed"
+
+    def _move_deadline(self, one: Generation) -> None:
+        """Set the deadline anew by the record, where a walk has changed its queue only."""
+        one.is_expired = False
 
     def settle(self, attempt: Attempt, seq: int, stage: Stage, cost: int) -> Settled | None:
         """End an attempt."""
@@ -196,7 +261,7 @@ class Model:
         if one is None:
             return "refused"
         if one.is_cancelled:
-            self._end(one, "cancelled")
+            self._end(one, "cancelled", cost=one.due)
             return "cancelled"
         one.is_due = False
         if is_deferred:
@@ -213,8 +278,8 @@ class Model:
         if one.where == "leased":
             one.is_cancelled = True
             return Cancelled(None)
-        self._end(one, "cancelled")
-        return Cancelled(one.hold)
+        self._end(one, "cancelled", cost=one.due)
+        return Cancelled(one.hold - one.captured)
 
     def reap(self) -> list[tuple[str, str, str]]:
         """Requeue or end what has lapsed; return what was done with each generation."""
@@ -224,24 +289,27 @@ class Model:
         done = [self._expire_lease(one, held[one.worker]) for one in lapsed]
         for one in list(self.generations.values()):
             if one.is_expired and one.where != "ended":
-                self._end(one, "failed")
+                self._end(one, "failed", cost=one.due)
                 done.append((one.account, one.id, "expired"))
         for one in self.at("deferred"):
             if one.is_due:
                 one.where = "ready"
+        for one in self.at("suspended"):
+            if one.is_due:
+                self.resume(one)
         return sorted(done)
 
     def delete_session(self, session: str) -> None:
         """Delete a session and all of its generations."""
         for one in reversed(self.unfinished(session)):
-            self._end(one, "cancelled")
+            self._end(one, "cancelled", cost=one.due)
         for id_ in self.sessions.pop(session):
             del self.generations[id_]
 
     def _expire_lease(self, one: Generation, held: int) -> tuple[str, str, str]:
         what = "crashed"
         if one.is_cancelled:
-            self._end(one, "cancelled")
+            self._end(one, "cancelled", cost=one.due)
             what = "cancelled"
         else:
             self._count_suspicion(one, held)
@@ -272,6 +340,10 @@ class Model:
     def _retry_later(self, one: Generation, where: Where) -> None:
         """End an attempt with an event, and queue another."""
         one.where, one.stage = where, "retrying"
+        self._announce(one)
+
+    def _announce(self, one: Generation) -> None:
+        """Append an event with the stage."""
         one.seq += 1
         one.epochs[one.attempt] = one.epochs.get(one.attempt, 0) + 1
 

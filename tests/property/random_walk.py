@@ -8,7 +8,7 @@ the end of a walk everything left is brought to an end, and nothing stays unfini
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 from typing_extensions import override
 
 from shared import ids
-from shared.lifecycle import Stage, may_follow
-from shared.redis import keys, library
+from shared.lifecycle import Stage, may_follow, stage_in
+from shared.redis import functions, keys, library
 from shared.redis.client import Redis
 from shared.redis.functions import Accepted, Claimed, Rejected, Replayed
 from shared.settings import RedisSettings
@@ -31,14 +31,18 @@ from shared.wire.message import decode_assistant, decode_user
 from shared.wire.submission import Lane, OnConflict
 from tests.property.model import CRASHES_MAX, Attempt, Generation, Model
 from tests.support import redis_invariants
-from tests.support.redis_functions import RedisFunctions, Ticket
+from tests.support.redis_functions import KEEP, RedisFunctions, Ticket
 from tests.support.redis_server import Server
+from tests.support.text_follower import text_after
 
 T = TypeVar("T")
 
 _accounts = st.sampled_from(["ann", "bob"])
 _lanes: st.SearchStrategy[Lane] = st.sampled_from(["interactive", "batch"])
 _holds = st.integers(0, 40)
+_dues = st.integers(0, 50)
+# A wait that ends by itself only where a walk says so.
+_FAR_MS: Final = 32_503_680_000_000
 _conflicts: st.SearchStrategy[OnConflict] = st.sampled_from(["enqueue", "reject", "interrupt"])
 
 
@@ -155,6 +159,9 @@ class RandomWalk(RuleBasedStateMachine):
                 assert not [o for o in rivals if (o.account, o.lane) == (one.account, one.lane)]
             attempt = self.model.claim(one, worker)
             assert claim.attempt == attempt.token
+            kept = claim.kept
+            assert (kept.rounds if kept else 0) == len(one.rounds)
+            assert (kept.text_points if kept else 0) == len(one.kept)
             assert decode_user(claim.user_message).generation == one.id
             self.claims[attempt] = claim
 
@@ -166,6 +173,74 @@ class RandomWalk(RuleBasedStateMachine):
         seq = max(1, one.seq + (not is_repeat)) if one else 1
         answer = self.act(self.queue.append(self.claims[attempt], seq, text))
         assert answer == self.model.append(attempt, seq, text)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), text=st.text(max_size=5), due=_dues, is_repeat=st.booleans())
+    def finish_round(self, data: st.DataObject, text: str, due: int, *, is_repeat: bool) -> None:
+        attempt = data.draw(st.sampled_from(list(self.claims)))
+        ask, seq, entry = self._round(attempt, text, due, is_repeat=is_repeat)
+        answer = self.act(functions.append(self.redis, self.queue.root, ask))
+        assert answer == self.model.append(attempt, seq, text, due=due, finished=entry)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), text=st.text(max_size=5), due=_dues, is_repeat=st.booleans())
+    def suspend(self, data: st.DataObject, text: str, due: int, *, is_repeat: bool) -> None:
+        attempt = data.draw(st.sampled_from(list(self.claims)))
+        ask, seq, entry = self._round(attempt, text, due, is_repeat=False)
+        suspend_ask = functions.SuspendAsk(
+            **msgspec.structs.asdict(ask), until_ms=_FAR_MS, keep=KEEP
+        )
+        for _ in range(1 + is_repeat):
+            answer = self.act(functions.suspend(self.redis, self.queue.root, suspend_ask))
+            expected = self.model.suspend(attempt, seq, text, due=due, finished=entry)
+            assert answer == expected
+            # The call itself goes through the stage that it names.
+            if answer == "suspended" and self.seen.get(attempt.id) != "awaiting_approval":
+                self.seen[attempt.id] = "calling_tool"
+
+    def _round(
+        self, attempt: Attempt, text: str, due: int, *, is_repeat: bool
+    ) -> tuple[functions.AppendAsk, int, str]:
+        """Return an append of a finished round, its number and its entry."""
+        claimed, one, entry = self.claims[attempt], self.model.holder(attempt), self._id("r")
+        seq = max(1, one.seq + (not is_repeat)) if one else 1
+        shown = (one.text if one else "") + text
+        bill = f"{claimed.attempt} {due} 1 1 0 0 0 alpha"
+        ask = functions.AppendAsk(
+            account=claimed.account,
+            id=claimed.id,
+            attempt=claimed.attempt,
+            seq=seq,
+            events=[msgspec.json.encode({"type": "delta", "text": text}).decode()],
+            text=text or None,
+            stage="calling_tool",
+            bill=bill,
+            rounds=functions.FinishedRounds(
+                entries=[entry],
+                text_bytes=len(shown.encode()),
+                text_points=len(shown),
+                bill=bill,
+            ),
+        )
+        return ask, seq, entry
+
+    @precondition(lambda self: self.model.generations)
+    @rule(data=st.data(), is_suspended=st.booleans())
+    def resume(self, data: st.DataObject, *, is_suspended: bool) -> None:
+        waiting = self.model.at("suspended")
+        one = (
+            data.draw(st.sampled_from(waiting))
+            if waiting and is_suspended
+            else self._draw_generation(data)
+        )
+        assert self.act(self.queue.resume(self.ticket(one))) == self.model.resume(one)
+
+    @precondition(lambda self: self.model.at("suspended"))
+    @rule(data=st.data())
+    def wait_comes_due(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.model.at("suspended")))
+        one.is_due = True
+        self._move_to_past(keys.DEFERRED, one)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), is_success=st.booleans(), cost=st.integers(0, 60))
@@ -304,7 +379,7 @@ class RandomWalk(RuleBasedStateMachine):
         status, events = await asyncio.gather(
             self.queue.status(self.ticket(one)), self.queue.events(self.ticket(one))
         )
-        stage = msgspec.convert(status.record["stage"], Stage)
+        stage = stage_in(status.record)
         assert stage == one.stage
         before = self.seen.get(one.id, stage)
         assert stage == before or may_follow(before, stage)
@@ -312,6 +387,9 @@ class RandomWalk(RuleBasedStateMachine):
         body = status.body or b""
         text = decode_assistant(body).content if one.where == "ended" else body.decode()
         assert text == one.text
+        if one.where != "ended":
+            assert text_after(event for _, event in events) == text
+            assert await self.queue.rounds(self.ticket(one)) == one.rounds
         turn = self.model.sessions[one.session].index(one.id) + 1
         assert int(status.record["turn"]) == turn
         assert [at for at, _ in events] == [
@@ -331,7 +409,7 @@ class RandomWalk(RuleBasedStateMachine):
             self.runner.close()
 
     def _drain(self) -> None:
-        for one in self.model.at("deferred"):
+        for one in [*self.model.at("deferred"), *self.model.at("suspended")]:
             one.is_due = True
             self._move_to_past(keys.DEFERRED, one)
         while not self.model.is_quiet:

@@ -25,20 +25,18 @@ function stages.of(record)
   return finer and STORED_AS[finer] == record.stage and finer or record.stage
 end
 
--- Stores a stage that an attempt enters, if it may follow the present one. `stored` is the field `stage`.
+-- Stores a stage that an attempt enters, if it may follow the present one. `stored` is the field `stage`, and another.
 function stages.enter(key, stored, stage)
-  if stage ~= stored and not STORED_AS[stage] then
-    check_transition({stage = stored}, stage)
-    redis.call('HSET', key, 'stage', stage)
-    return
+  local before = stored
+  if STORED_AS[stage] then
+    before = stages.of({stage = stored, finer_stage = redis.call('HGET', key, 'finer_stage')})
+    if before == stage then return end
   end
-  local before = stages.of({stage = stored, finer_stage = redis.call('HGET', key, 'finer_stage')})
-  if before == stage then return end
   check_transition({stage = before}, stage)
   if STORED_AS[stage] then
     redis.call('HSET', key, 'stage', STORED_AS[stage], 'finer_stage', stage)
   else
-    redis.call('HDEL', key, 'finer_stage')
+    redis.call('HSET', key, 'stage', stage)
   end
 end
 
@@ -124,7 +122,8 @@ end
 -- checked the token, the lease and that `seq` is new.
 local function append_produced(root, ask, key, stored)
   local kept_ms = ask.rounds and rounds.check(root, ask)
-  if ask.stage then stages.enter(key, stored, ask.stage) end
+  local is_entered = ask.stage and ask.stage ~= stored
+  if is_entered then stages.enter(key, stored, ask.stage) end
   for i, event in ipairs(ask.events) do
     append_event(root, ask.account, ask.id, ask.attempt, ask.seq + i - 1, event)
   end
@@ -133,6 +132,8 @@ local function append_produced(root, ask, key, stored)
   if ask.progress then fields[3], fields[4] = 'progress', int(ask.progress) end
   if ask.bill then fields[#fields + 1], fields[#fields + 2] = 'bill', ask.bill end
   if ask.routed then fields[#fields + 1], fields[#fields + 2] = 'routed', int(ask.attempt) .. '-' .. int(ask.routed) end
+  -- Whether there is a finer stage is not read: it does not count any more.
+  if ask.stage and not is_entered then fields[#fields + 1], fields[#fields + 2] = 'finer_stage', '' end
   if ask.rounds then store_rounds(root, ask, fields, kept_ms) end
   redis.call('HSET', key, unpack(fields))
 end
