@@ -6,6 +6,7 @@ process with a larger setting raises it, one with a smaller setting does not sta
 create accounts must match it, and never raise it.
 """
 
+import asyncio
 from contextlib import suppress
 from typing import Final
 
@@ -21,7 +22,10 @@ _PARTITIONS_MAX: Final = 64
 
 async def fault(redis: Connection, settings: RedisSettings) -> str | None:
     """Return what is wrong with this process' number of partitions, or None."""
-    known = await _known(redis, settings)
+    return _fault(await _known(redis, settings), settings)
+
+
+def _fault(known: int | None, settings: RedisSettings) -> str | None:
     if known is None or known <= settings.partitions:
         return None
     return (
@@ -38,7 +42,7 @@ async def register_count(redis: Connection, settings: RedisSettings, *, may_rais
 
     """
     known = await _known(redis, settings)
-    wrong = await fault(redis, settings)
+    wrong = _fault(known, settings)
     if wrong is None and known is not None and known < settings.partitions and not may_raise:
         wrong = (
             f"redis.partitions: {settings.partitions} here, but this deployment has {known}; start "
@@ -58,7 +62,13 @@ async def _known(redis: Connection, settings: RedisSettings) -> int | None:
     noted = await redis.call("ZSCORE", keys.PARTITIONS(keys.system_root(settings)), _MEMBER)
     if noted is not None:
         return int(float(noted))
-    for number in range(_PARTITIONS_MAX - 1, settings.partitions - 1, -1):
-        if await redis.call("EXISTS", keys.CLOCKS(keys.partition_root(settings, number))):
-            return number + 1
-    return None
+    # In one round trip; the partitions have a command each, since a cluster may split them.
+    beyond = range(settings.partitions, _PARTITIONS_MAX)
+    found = await asyncio.gather(
+        *(
+            redis.call("EXISTS", keys.CLOCKS(keys.partition_root(settings, number)))
+            for number in beyond
+        )
+    )
+    used = [number for number, is_used in zip(beyond, found, strict=True) if is_used]
+    return used[-1] + 1 if used else None

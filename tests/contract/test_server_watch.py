@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 
 from shared.errors import ConfigurationError
 from shared.redis import functions, keys, library, partitions, server_check
-from shared.redis.client import Redis
+from shared.redis.client import Argument, Redis, Reply
 from shared.redis.functions import ListMissingCommandsAsk
 from shared.redis.server_watch import ServerWatch
 from shared.settings import RedisSettings
@@ -44,6 +44,30 @@ async def test_deployment_without_a_stored_number_is_recognised_by_its_keys(
         with pytest.raises(ConfigurationError):
             await partitions.register_count(redis, _with(redis_settings, 1), may_raise=True)
     await partitions.register_count(redis, _with(redis_settings, 4), may_raise=True)
+
+
+async def test_first_process_of_a_deployment_asks_once_for_keys_of_more_partitions(
+    redis: Redis, redis_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await redis.call("DEL", keys.PARTITIONS(keys.system_root(redis_settings)))
+    pending, pending_most, asked = 0, 0, 0
+    call = redis.call
+
+    async def counted(*command: Argument, repeat: bool = True) -> Reply:
+        nonlocal pending, pending_most, asked
+        if command[0] != "EXISTS":
+            return await call(*command, repeat=repeat)
+        pending, asked = pending + 1, asked + 1
+        pending_most = max(pending_most, pending)
+        try:
+            return await call(*command, repeat=repeat)
+        finally:
+            pending -= 1
+
+    monkeypatch.setattr(redis, "call", counted)
+    await partitions.register_count(redis, redis_settings, may_raise=True)
+    assert asked > 0
+    assert pending_most == asked
 
 
 async def test_change_by_an_operator_is_logged_when_it_starts_and_ends(
