@@ -194,11 +194,16 @@ async def _call_until_ended(run: Run, built: BuiltRequest, *, is_retry: bool) ->
         before = run.usage or before
         request = msgspec.structs.replace(request, so_far=received.so_far)
     run.finish_reason = received.reason or "stop"
-    has_called = received.reason == "tool_calls" and bool(run.call_ids)
-    if run.writer.text() or run.media or has_called:
+    if run.writer.text() or run.media or _is_answered_by_calls(run):
         return
     run.has_no_answer = True
     raise no_answer_error(model, received.reason)
+
+
+def _is_answered_by_calls(run: Run) -> bool:
+    """Tell whether calls of tools are the answer; a caller is shown them also if they are cut."""
+    is_end = run.finish_reason == "tool_calls"
+    return bool(run.call_ids) and (is_end or bool(run.submission.tools))
 
 
 async def _call_once(

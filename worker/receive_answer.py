@@ -17,7 +17,7 @@ from shared.ids import new_id
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire import event as events
-from shared.wire.conversation import CallPart, OpaquePart
+from shared.wire.conversation import CallPart, OpaquePart, part_size
 from shared.wire.message import Citation, FinishReason, Media, Usage
 from shared.wire.round import TEXT_SEPARATOR
 from worker.providers.contract import (
@@ -263,12 +263,15 @@ def _silence_error(model: ModelSettings, *, has_begun: bool) -> ProviderError:
 def estimate_output(run: Run) -> tuple[int, int]:
     """Estimate the output tokens of an answer so far, and how many of them are reasoning.
 
-    As providers do, it counts reasoning as output; an image or a sound counts as much as an input
-    image.
+    As providers do, it counts reasoning and calls of tools as output; an image or a sound counts as
+    much as an input image.
     """
     text_tokens, reasoning_tokens = run.writer.tokens()
-    media_tokens = price.IMAGE_TOKENS * (len(run.media) - len(run.rounds.media))
-    return text_tokens + reasoning_tokens + media_tokens, reasoning_tokens
+    others = price.IMAGE_TOKENS * (len(run.media) - len(run.rounds.media))
+    if run.parts:
+        calls = (part for _, part in run.parts if isinstance(part, CallPart))
+        others += sum(price.tokens_in_bytes(part_size(call)) for call in calls)
+    return text_tokens + reasoning_tokens + others, reasoning_tokens
 
 
 def estimate_usage(run: Run, model: ModelSettings) -> Usage:

@@ -6,12 +6,14 @@ from typing import Any, Final
 import msgspec
 import pytest
 
+from shared.routing import price
 from shared.settings import EgressSettings
-from shared.wire import submission as submissions
+from shared.wire import event as events, submission as submissions
 from shared.wire.conversation import (
     CallPart,
     ImagePart,
     Message,
+    OpaquePart,
     TextPart,
     ToolChoice,
     ToolDefinition,
@@ -20,6 +22,7 @@ from shared.wire.generation import Generation
 from shared.wire.submission import Submission
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider, context_error
 from tests.worker.front import Front
+from tests.worker.providers import openai
 from tests.worker.providers.upstream import Upstream, whole
 from tests.worker.search_scenes import SEARCH, engine_fixture, searching_fixture
 from tests.worker.single_attempts import Attempts
@@ -29,6 +32,7 @@ __all__ = ["engine_fixture", "searching_fixture"]
 pytestmark = pytest.mark.each_once
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n" + b"p" * 40
+_HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 _TOOL: Final = ToolDefinition(name="clock", description="Tells the time.")
 
 
@@ -182,3 +186,71 @@ async def test_search_service_is_not_asked_for_an_explicit_conversation(
     assert _code(ended) == "NO_SUITABLE_MODEL"
     assert provider.requests == []
     assert engine.lines == []
+
+
+async def test_calls_of_the_callers_tools_are_the_answer(
+    attempts: Attempts, front: Front, provider: ScriptedProvider
+) -> None:
+    attempts.change_models(capabilities=("tools",), context_window=100_000)
+    first, second = ("c1", "clock", '{"zone": "UTC"}'), ("c2", "clock", '{"zone":')
+    provider.script.append(
+        ScriptedAnswer(text="I look.", reasoning="Hm.", calls=(first, second), has_usage=False)
+    )
+    ended = await _answered(attempts, front, _message("user", "Noon?"), tools=(_TOOL,))
+    assert (ended.stage, _code(ended)) == ("completed", None)
+    kept = ended.assistant
+    assert kept is not None
+    assert (kept.content, kept.finish_reason, kept.rounds) == ("I look.", "tool_calls", ())
+    reasoning = OpaquePart("openai", {"reasoning_content": "Hm."}, "scripted")
+    assert kept.parts == (
+        TextPart("I look."),
+        reasoning,
+        CallPart(*first),
+        CallPart(*second),
+    )
+    # Nobody ran them, and the model was not asked again.
+    assert len(provider.requests) == 1
+    assert kept.usage is not None
+    text_and_reasoning = price.tokens_in("I look.") + price.tokens_in("Hm.")
+    assert kept.usage.output_tokens > text_and_reasoning
+
+
+@pytest.mark.parametrize(("reason", "arguments"), [("tool_calls", "{}"), ("length", '{"zone":')])
+async def test_answer_of_calls_alone_is_completed(
+    attempts: Attempts, front: Front, provider: ScriptedProvider, reason: str, arguments: str
+) -> None:
+    attempts.change_models(capabilities=("tools",))
+    piece = {"index": 0, "id": "c1", "function": {"name": "clock", "arguments": arguments}}
+    ending = openai.chunk({"delta": {"tool_calls": [piece]}, "finish_reason": reason})
+    provider.script.append(ScriptedAnswer(raw=_HEAD + ending + openai.DONE))
+    ended = await _answered(attempts, front, _message("user", "Noon?"), tools=(_TOOL,))
+    assert (ended.stage, _code(ended)) == ("completed", None)
+    assert ended.assistant is not None
+    assert (ended.assistant.content, ended.assistant.finish_reason) == ("", reason)
+    assert ended.assistant.parts == (CallPart("c1", "clock", arguments),)
+
+
+async def test_plain_answer_keeps_no_parts(
+    attempts: Attempts, front: Front, provider: ScriptedProvider
+) -> None:
+    attempts.change_models(capabilities=("tools",), context_window=100_000)
+    provider.script.append(ScriptedAnswer(text="Noon.", reasoning="Hm."))
+    ended = await _answered(attempts, front, _message("user", "Noon?"), tools=(_TOOL,))
+    assert ended.assistant is not None
+    assert (ended.assistant.content, ended.assistant.parts) == ("Noon.", ())
+
+
+async def test_follower_sees_arguments_that_are_no_object_as_they_were_written(
+    attempts: Attempts, front: Front, provider: ScriptedProvider
+) -> None:
+    attempts.change_models(capabilities=("tools",), context_window=100_000)
+    calls = (("c1", "clock", '{"zone": "UTC"}'), ("c2", "clock", "[1]"))
+    provider.script.append(ScriptedAnswer(text="", calls=calls))
+    asked = Submission(session=None, conversation=(_message("user", "Noon?"),), tools=(_TOOL,))
+    ticket = await front.submit("", blob=submissions.encode(asked))
+    await attempts.run(ticket)
+    shown = [each.event for each in await front.stream_events(ticket)]
+    assert [event for event in shown if isinstance(event, events.ToolCall)] == [
+        events.ToolCall("c1", "clock", {"zone": "UTC"}),
+        events.ToolCall("c2", "clock", {}, "[1]"),
+    ]
