@@ -93,8 +93,8 @@ class Media(msgspec.Struct, frozen=True, tag="media"):
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
     """A new attempt began: keep the first `keep` code points of the text and drop the rest.
 
-    Tool calls and their results stay: each was stored with its event, and no attempt repeats it.
-    Reasoning and media of earlier attempts are dropped whole; what stays of them is sent again.
+    Reasoning, tool calls and media of earlier attempts are dropped whole; those of finished rounds,
+    whose text stays, are sent again.
     """
 
     keep: Annotated[int, Meta(description="Code points of the text that stay, from its start.")]

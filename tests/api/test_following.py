@@ -169,6 +169,54 @@ async def test_a_lost_stream_is_sent_from_the_record(system: System, api: ApiCli
     assert text_of(received) == "one two three four"
 
 
+async def test_followers_and_polls_have_the_same_text_after_rounds_are_kept(
+    system: System, api: ApiClient
+) -> None:
+    """A client that was there, one that comes now, and one that continues in the middle."""
+    # One to four bytes a character.
+    kept, unfinished, rest = "Let me look \u00e9\u20ac\U0001f600. ", "\U0001f680 lost", "\u2603!"
+    receipt = await api.submit("hello")
+    queue, claimed = await _claimed(system, receipt)
+
+    async def check(text: str, last: str, after: str) -> None:
+        assert (await api.poll(receipt))["result"]["content"] == text
+        async with asyncio.timeout(_AT_ONCE_SECONDS):
+            for follower in (here, late):
+                while follower.received[-1].id != last:
+                    assert await follower.next()
+                assert text_of(follower.received) == text
+            async with following(api, receipt["events_url"], after=after) as middle:
+                while not middle.received or middle.received[-1].id != last:
+                    assert await middle.next()
+        seen = [one for one in here.received if one not in middle.received]
+        assert text_of([*seen, *middle.received]) == text
+
+    async with (
+        following(api, receipt["events_url"]) as here,
+        following(api, receipt["events_url"]) as late,
+    ):
+        await here.until("accepted")
+        await queue.finish_round(claimed, 1, kept)
+        await queue.append(claimed, 2, unfinished)
+        await late.until("accepted")
+        await check(kept + unfinished, "1-2", "1-1")
+        await queue.release(claimed)
+        queue, claimed = await _claimed(system, receipt)
+        await check(kept, "2-1", "1-2")
+        await queue.append(claimed, 2, rest)
+        await check(kept + rest, "2-2", "1-2")
+        await queue.release(claimed)
+        queue, claimed = await _claimed(system, receipt)
+        await check(kept, "3-1", "2-1")
+    await system.redis.call("DEL", keys.EVENTS(claimed.root, claimed.account, claimed.id))
+    async with following(api, receipt["events_url"], after="2-2") as lost:
+        async with asyncio.timeout(_AT_ONCE_SECONDS):
+            assert await lost.next()
+        assert (lost.received[0].name, text_of(lost.received)) == ("snapshot", kept)
+        await queue.settle(claimed, seq=2, text=kept, stage="failed")
+        await lost.rest()
+
+
 async def test_a_follower_ahead_of_redis_starts_again(system: System, api: ApiClient) -> None:
     """As after a failover to a replica that lacks the last events."""
     system.expected.add("a stream could not be read")

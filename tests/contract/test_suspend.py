@@ -240,6 +240,30 @@ async def test_suspend_from_a_stage_that_the_table_lacks_is_refused(queue: Redis
     assert await queue.complete(claimed)
 
 
+async def test_what_older_processes_read_they_know(queue: RedisFunctions) -> None:
+    """A stage that is not in their table would be damage to them, which ends a generation."""
+    ticket, _ = await _suspended(queue)
+    assert await queue.stage(ticket) == "retrying"
+    assert await queue.shown_stage(ticket) == "awaiting_approval"
+
+
+async def test_a_wait_that_an_older_process_ended_leaves_nothing_behind(
+    queue: RedisFunctions,
+) -> None:
+    """Its reap moves the generation, and changes nothing else."""
+    ticket, _ = await _suspended(queue, wait_ms=0)
+    number = (await queue.status(ticket)).record["number"]
+    await queue.redis.call("ZREM", keys.DEFERRED(queue.root), f"ann:{ticket.id}")
+    ready = keys.READY(queue.root, "ann", "interactive")
+    await queue.redis.call("ZADD", ready, number, ticket.id)
+    await queue.redis.call("ZADD", keys.LANE(queue.root, "interactive"), 0, "ann")
+    assert await queue.resume(ticket) == "not_suspended"
+    assert (await queue.claim_one()).id == ticket.id
+    assert not {"finer_stage", "suspended"} & (await queue.status(ticket)).record.keys()
+    unfinished = keys.UNFINISHED(queue.root, "ann", "interactive")
+    assert int(await queue.redis.call("ZSCORE", unfinished, ticket.id)) == int(number)
+
+
 async def test_restore_puts_it_back_where_it_waits(queue: RedisFunctions) -> None:
     ticket, _ = await _suspended(queue)
     waits_until = await _score(queue, keys.DEFERRED, ticket)
