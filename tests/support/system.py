@@ -208,9 +208,9 @@ class System:
             await waiting.until(is_ready, _START_SECONDS, what="the front")
         return spawned
 
-    async def spawn_worker(self) -> Process:
-        """Start a worker as a process and return once it is ready."""
-        spawned = self._spawn("worker")
+    async def spawn_worker(self, *words: str) -> Process:
+        """Start a worker as a process (another module, if named) and return once it is ready."""
+        spawned = self._spawn(*(words or ("worker",)))
         await spawned.wait_for_line("worker ready")
         return spawned
 

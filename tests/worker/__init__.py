@@ -5,6 +5,7 @@ single_attempts  Runs single attempts by the pipeline in the test's own loop, wi
 running_workers  Runs whole workers in the test's own loop
 round_scenes     A model that calls two tools, and what must hold at the end
 scripted_tools   Tools that reply as a test says
+tool_worker      A worker process with tools that a test directs by files
 lossy_redis      A connection to a real Redis that loses the calls that a test names
 rewording_model  The model that rewords messages, over the scripted upstream
 search_scenes    A search service and its pages for tests of searching turns

@@ -1,24 +1,34 @@
 """Rounds: the model calls tools, reads their results and answers; what is kept, shown and paid."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, NoReturn
 
+import msgspec
 import pytest
 
+from shared.errors import Failure, ProviderError
 from shared.redis import keys
 from shared.routing import price
 from shared.wire import event as events
-from shared.wire.conversation import CallPart, Message, TextPart
+from shared.wire.conversation import CallPart, Message, OpaquePart, TextPart
 from shared.wire.message import AssistantMessage
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 from tests.worker.front import GRANT, Front, Ticket, text_of
 from tests.worker.scripted_tools import ScriptedTool, output
 from tests.worker.single_attempts import Attempts
+from worker.providers.contract import ChatRequest, Ended, KeepAlive, Part, ReportedUsage, Text
+from worker.providers.registry import Registry
 from worker.tools.contract import ToolContext, ToolOutput
 from worker.tools.registry import ToolRegistry
 
+pytestmark = pytest.mark.each_once
+
+_OVERLOADED = ProviderError(
+    Failure(message="Busy.", category="overloaded", code="PROVIDER_OVERLOADED", retryable=True),
+    retry="backoff",
+)
 _CALL = ("call-1", "weather", '{"city": "Bonn"}')
 
 
@@ -346,3 +356,140 @@ async def test_each_round_has_six_calls(
     await attempts.run(ticket)
     assert (await front.poll(ticket)).text == "It rains."
     assert len(provider.requests) == 17
+
+
+# Another model in a later round
+
+
+class _TwoModels:
+    """A provider of two models: the first calls a tool and then fails, the second answers."""
+
+    def __init__(self) -> None:
+        self.requests: list[ChatRequest] = []
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
+        self.requests.append(request)
+        yield KeepAlive()
+        if request.messages[-1].role != "tool":
+            yield OpaquePart("openai", {"signature": "s"}, provider=request.model.provider)
+            yield CallPart(*_CALL)
+            yield ReportedUsage(input_tokens=100, output_tokens=10)
+            yield Ended("tool_calls")
+        elif request.model.identifier == "alpha":
+            raise _OVERLOADED
+        else:
+            yield Text("It rains.")
+            yield ReportedUsage(input_tokens=200, output_tokens=20)
+            yield Ended("stop")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def test_another_model_reads_the_rounds_and_each_call_has_the_price_of_its_model(
+    attempts: Attempts, front: Front, weather: ScriptedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha, *_ = attempts.settings.models
+    beta = msgspec.structs.replace(alpha, identifier="beta", input_rate=3.0, output_rate=7.0)
+    attempts.settings = msgspec.structs.replace(attempts.settings, models=(alpha, beta))
+    provider = _TwoModels()
+    monkeypatch.setattr(Registry, "provider_of", lambda *_: provider)
+    ticket = await front.submit()
+    await attempts.run(ticket)
+    message = await _message(front, ticket)
+    assert (message.content, len(weather.calls)) == ("It rains.", 1)
+    assert [request.model.identifier for request in provider.requests] == ["alpha", "alpha", "beta"]
+    called, result = provider.requests[-1].messages[-2:]
+    # The adapter of each upstream leaves out what another one wrote.
+    assert called.parts == (
+        OpaquePart("openai", {"signature": "s"}, provider="scripted"),
+        CallPart(*_CALL),
+    )
+    assert result.text == "weather of {'city': 'Bonn'}"
+    assert [each.model for each in message.costs] == ["alpha", "beta"]
+    assert [each.usage.cost for each in message.costs] == [
+        price.cost(alpha, 100, 10),
+        price.cost(beta, 200, 20),
+    ]
+    assert (await front.poll(ticket)).captured == sum(each.usage.cost for each in message.costs)
+
+
+async def test_model_that_the_rest_of_the_hold_does_not_pay_for_is_left_out(
+    attempts: Attempts, front: Front, weather: ScriptedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alpha, *_ = attempts.settings.models
+    beta = msgspec.structs.replace(alpha, identifier="beta", input_rate=3.0, output_rate=500.0)
+    attempts.settings = msgspec.structs.replace(attempts.settings, models=(alpha, beta))
+    provider = _TwoModels()
+    monkeypatch.setattr(Registry, "provider_of", lambda *_: provider)
+    # It pays for 16 tokens of the dear model, as long as nothing is spent.
+    ticket = await front.submit(hold=price.cost(beta, 20, 16))
+    await attempts.run(ticket)
+    assert len(weather.calls) == 1
+    assert {request.model.identifier for request in provider.requests} == {"alpha"}
+    assert (await front.poll(ticket)).captured == 0
+
+
+# What a later attempt shows again
+
+
+async def test_later_attempt_shows_reasoning_and_calls_of_finished_rounds_again(
+    attempts: Attempts, front: Front, provider: ScriptedProvider, weather: ScriptedTool
+) -> None:
+    gate = asyncio.Event()
+    provider.script.append(
+        ScriptedAnswer(text="Let me look.", reasoning="Which city?", calls=(_CALL,))
+    )
+    provider.script.append(ScriptedAnswer(text="It snows.", gate=gate, gate_after=1))
+    provider.script.append(ScriptedAnswer(text="It rains.", reasoning="Wet."))
+    ticket = await front.submit()
+    attempt = attempts.begin(ticket)
+    await front.seen(ticket, lambda found: found.text.endswith("It"))
+    attempts.stop_signal.trigger("drain")
+    await attempt
+    await attempts.run(ticket)
+    shown = [each.event for each in await front.stream_events(ticket) if each.epoch == 2]
+    assert [each for each in shown if not isinstance(each, (events.Routed, events.Completed))] == [
+        events.Reset(keep=len("Let me look.")),
+        events.Reasoning("Which city?"),
+        events.ToolCall("call-1", "weather", {"city": "Bonn"}),
+        events.ToolResult("call-1", ok=True, summary="It said weather of {'city': ."),
+        events.StageChanged("generating"),
+        events.Reasoning("Wet."),
+        events.Delta("\n\nIt rains."),
+    ]
+    message = await _message(front, ticket)
+    assert message.reasoning == "Which city?Wet."
+    assert len(weather.calls) == 1
+
+
+async def test_two_calls_with_one_id_have_a_result_each(
+    attempts: Attempts, front: Front, provider: ScriptedProvider, weather: ScriptedTool
+) -> None:
+    provider.script.append(ScriptedAnswer(text="", calls=(_CALL, _CALL)))
+    provider.script.append(ScriptedAnswer(text="It rains."))
+    ticket = await front.submit()
+    await attempts.run(ticket)
+    results = [each for each in provider.requests[1].messages if each["role"] == "tool"]
+    assert len({each["tool_call_id"] for each in results}) == 2
+    assert len(weather.calls) == 2
+
+
+async def test_next_turn_reads_the_rounds_of_the_one_before(
+    attempts: Attempts, front: Front, provider: ScriptedProvider, weather: ScriptedTool
+) -> None:
+    provider.script.append(ScriptedAnswer(text="Let me look.", calls=(_CALL,)))
+    provider.script.append(ScriptedAnswer(text="It rains."))
+    weather.script.append(output("rain"))
+    first = await front.submit("How is it?")
+    await attempts.run(first)
+    second = await front.submit("And now?", session=first.session)
+    await attempts.run(second)
+    sent = [(each["role"], each["content"]) for each in provider.requests[2].messages]
+    assert sent == [
+        ("user", "How is it?"),
+        ("assistant", "Let me look."),
+        ("tool", "rain"),
+        ("assistant", "It rains."),
+        ("user", "And now?"),
+    ]
