@@ -13,7 +13,9 @@ from shared.errors import Failure, ProviderError
 from shared.media import formats, url_signing
 from shared.media.files import MediaFiles
 from shared.media.url_signing import UrlSigner
+from shared.redis import keys
 from shared.redis.client import Connection
+from shared.redis.functions import Claimed
 from shared.settings import Settings
 from shared.telemetry import logs
 from shared.wire.message import Media
@@ -90,6 +92,14 @@ class MediaStore:
         """Return stored media with a URL that is valid for at least `seconds_min`."""
         signer = await self._load_url_signer()
         return Media(media.kind, signer.url(media.url, seconds_min=seconds_min))
+
+    async def expire_with_record(self, claimed: Claimed) -> None:
+        """Let the chore `forget` delete a generation's files, in a folder of its id, in the end.
+
+        Called before the first is written, so that none stays if this process dies.
+        """
+        name = f"{claimed.account}:{claimed.id}"
+        await self._redis.call("ZADD", keys.EXPIRING_FILES(claimed.root), claimed.deadline_ms, name)
 
     async def _load_url_signer(self) -> UrlSigner:
         if self._url_signer is None:

@@ -233,14 +233,18 @@ def _record_citation(run: Run, page: Citation) -> None:
 async def _save_media(run: Run, part: GeneratedMedia) -> None:
     """Store generated media, then append the event with its URL. Raises ProviderError.
 
-    The URL is valid for as long as the stream may be read.
+    The URL is valid for as long as the stream may be read. The files of a generation without a
+    session end with its record.
     """
     if len(run.media) == _MEDIA_MAX:
         raise ProviderError(_TOO_MANY)
     claimed, retention = run.claimed, run.dependencies.settings.retention
-    saved = await run.dependencies.media_store.save(
+    media_store, session = run.dependencies.media_store, run.submission.session
+    if session is None:
+        await media_store.expire_with_record(claimed)
+    saved = await media_store.save(
         claimed.account,
-        run.submission.session or claimed.id,
+        session or claimed.id,
         part.content,
         seconds_min=run.seconds_left() + retention.events_seconds,
     )

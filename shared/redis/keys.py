@@ -168,6 +168,11 @@ FILES_TO_DELETE: Final = Key(
     holds="zset: deleted sessions whose files are to be deleted, by time",
     end="deleted",
 )
+EXPIRING_FILES: Final = Key(
+    "expiring-files",
+    holds="zset: generations without a session that have files, by when to look for their record",
+    end="deleted",
+)
 TURNS_TO_DELETE: Final = Key(
     "forgetting", holds="hash: deleted session to its last chunk that is left", end="deleted"
 )

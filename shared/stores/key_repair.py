@@ -27,7 +27,7 @@ _NAMES_PER_CALL: Final = 200
 _REBUILDABLE_QUEUES: Final[frozenset[Key]] = frozenset({
     keys.LANE, keys.CLOCKS, keys.LEASES, keys.DEADLINES, keys.DEFERRED, keys.SUSPECTS,
     keys.READY, keys.UNFINISHED, keys.DAMAGED, keys.RECOUNT, keys.FILES_TO_DELETE,
-    keys.TURNS_TO_DELETE,
+    keys.EXPIRING_FILES, keys.TURNS_TO_DELETE,
     keys.DEAD_LETTERS,
 })  # fmt: skip
 _KEY_LISTS: Final[frozenset[Key]] = frozenset({

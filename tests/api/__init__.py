@@ -54,6 +54,7 @@ test_replica                     What `durability = "replica"` acknowledges is o
 test_resume                      A streamed POST that is sent again with `Last-Event-ID` continues
 test_revocations                 Open streams and waits of a key end when it is revoked
 test_search                      `web_search`, from the request to the bill: refused, priced
+test_sessionless                 A generation without a session: no answer and no list shows one
 test_shutdown                    A server that shuts down while messages arrive
 test_worker_processes            The processes of `--workers`: none outlives its parent
 """

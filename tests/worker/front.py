@@ -28,7 +28,7 @@ from shared.wire import event as events, submission as submissions
 from shared.wire.account import CreditTotals
 from shared.wire.generation import Generation
 from shared.wire.message import AssistantMessage, encode_assistant
-from shared.wire.submission import AUTO, PLAIN, WIRE, Features, Lane, Submission
+from shared.wire.submission import AUTO, PLAIN, PLAIN_WIRE, WIRE, Features, Lane, Submission
 from tests.support import waiting
 from worker.resilience.circuit_breaker import CircuitBreaker
 
@@ -80,7 +80,7 @@ class Front:
         hold: int = HOLD,
         max_output_tokens: int = 64,
         deadline_ms: int = 60_000,
-        wire: int = WIRE,
+        wire: int = PLAIN_WIRE,
         system_prompt: str | None = None,
         enhance_prompt: bool = True,
         features: Features = PLAIN,

@@ -146,6 +146,35 @@ async def test_one_run_forgets_all_there_is_however_many_were_deleted(
     assert await redis.call("EXISTS", noted) == 0
 
 
+async def test_files_of_a_generation_without_a_session_go_with_its_record(
+    redis: Redis, redis_settings: RedisSettings, tmp_path: Path
+) -> None:
+    queue = RedisFunctions(redis, redis_settings, redis_settings.partitions - 1)
+    files, noted = MediaFiles(str(tmp_path)), keys.EXPIRING_FILES(queue.root)
+    ticket = await queue.submit_alone()
+    path = files.save("ann", ticket.id, _PNG, PNG)
+    await redis.call("ZADD", noted, 1_000, f"ann:{ticket.id}")
+
+    async def forgotten(now_ms: int) -> int:
+        count = await forget.forget(redis, redis_settings, files, now_ms)
+        found = files.find(path)
+        assert found is not None
+        assert found[0].exists() is not bool(count)
+        return count
+
+    assert await forgotten(999) == 0
+    assert await redis.call("ZSCORE", noted, f"ann:{ticket.id}") == 1_000
+    # Its deadline has passed, but nobody has ended it yet.
+    assert await forgotten(1_000) == 0
+    await queue.complete(await queue.claim_one())
+    assert await forgotten(10**9) == 0
+    await redis.call("DEL", keys.GENERATION(queue.root, "ann", ticket.id))
+    assert await forgotten(10**9) == 0
+    assert await forgotten(10**10) == 1
+    assert await redis.call("EXISTS", noted) == 0
+    await redis.call("DEL", keys.TURNS(queue.root, "ann", ticket.id, 0))
+
+
 async def test_turns_that_nobody_lived_to_forget_are_forgotten(
     redis: Redis, redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
