@@ -23,6 +23,7 @@ tolerant_json       Decodes JSON that has not quite the expected form
 failures            Translates every failure of a call into a ProviderError
 refusals            Classifies a refusal by its status, codes and sentences
 refusal_text        Extracts codes and sentences from the many shapes of error bodies
+quoted_words        What an upstream says of a request, as far as its caller may read it
 refusal_codes       The error codes of upstreams and their meaning, with sources
 refusal_words       The error sentences of upstreams and their meaning, with sources
 retry_after         How long an upstream asks to wait: header, field, sentence, reset

@@ -1,8 +1,9 @@
 """Translates every failure of an upstream call into a `ProviderError`, for all dialects.
 
 Owns the table from an unusable answer to its failure. `refusals` classifies a refusal, and
-`aiohttp_transport` the failure of a connection. The upstream's own error text is never passed on:
-it may contain keys, names and addresses.
+`aiohttp_transport` the failure of a connection. The upstream's own words are passed on only where
+they are about the request itself, and as far as `quoted_words` allows: they may contain keys, names
+and addresses.
 """
 
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ import msgspec
 
 from shared.clock import Clock, SystemClock
 from shared.errors import Failure, ProviderError, Retry
+from shared.settings import Secret
 from worker.providers.aiohttp_transport import TransportError
 from worker.providers.finish_reasons import AnswerFailedError
+from worker.providers.quoted_words import quotable_words
 from worker.providers.rate_limit_headers import RateLimits, read_rate_limits
 from worker.providers.refusal_text import RefusalExplanation
 from worker.providers.refusals import (
@@ -54,6 +57,15 @@ _BY_CODE: Final[dict[str, str]] = {
 }
 
 
+# Of these failures the upstream's own words are quoted, if it refused with one of these statuses:
+# others may be about the deployment's credentials, its account or its region.
+_QUOTED: Final[dict[str, frozenset[int]]] = {
+    "REFUSED_REQUEST": frozenset({400, 413, 422}),
+    "CONTEXT_TOO_LONG": frozenset({400, 413, 422}),
+    "CONTENT_POLICY": frozenset({400, 403, 413, 422, 451}),
+}
+_WITHOUT_STATUS: Final = 400
+
 # Values of an `error` field by which some servers say that there is no error.
 NO_ERROR: Final = (False, "")
 
@@ -86,11 +98,26 @@ class UpstreamRefusalError(ProviderError):
 
 
 class FailureTranslator:
-    """Makes the errors of one upstream, under its name."""
+    """Makes the errors of one upstream, under its name.
 
-    def __init__(self, provider: str, clock: Clock | None = None) -> None:
+    Its words are quoted under its `title`, without any part of its key or its host's name. Without
+    a title, nothing is quoted.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        clock: Clock | None = None,
+        *,
+        title: str | None = None,
+        key: Secret | None = None,
+        host: str = "",
+    ) -> None:
         self._provider = provider
         self._clock = clock or SystemClock()
+        self._title = title
+        self._key = key
+        self._host = host
 
     def refusal(self, response: httpx.Response, head: bytes) -> ProviderError:
         """Return the error of a status other than 200; `head` is the beginning of the body."""
@@ -100,7 +127,7 @@ class FailureTranslator:
             response.status_code, explanation, has_retry_after=after is not None
         )
         error = UpstreamRefusalError(
-            self._failure(classification),
+            self._quoting(classification, explanation, response.status_code),
             classification[2],
             after if classification[2] != "never" else None,
         )
@@ -132,6 +159,20 @@ class FailureTranslator:
             provider=self._provider,
         )
 
+    def _quoting(
+        self, classification: Classification, explanation: RefusalExplanation, status: int
+    ) -> Failure:
+        """Return the failure, with the upstream's words where its caller may read them."""
+        failure = self._failure(classification)
+        if self._title is None or status not in _QUOTED.get(failure.code, ()):
+            return failure
+        key = self._key.reveal() if self._key is not None else ""
+        words = quotable_words(explanation.messages, key, self._host)
+        if not words:
+            return failure
+        sentence = failure.message.replace("The provider", self._title, 1).removesuffix(".")
+        return msgspec.structs.replace(failure, message=f'{sentence}: "{words}".')
+
     def _now(self) -> float:
         return self._clock.now_ms() / 1000
 
@@ -139,7 +180,12 @@ class FailureTranslator:
         """Return the error that is reported in the body of a 200."""
         after = find_retry_after({}, explanation, now=self._now())
         classification = classify_in_band_error(explanation, has_retry_after=after is not None)
-        return self.error(classification, after if classification[2] != "never" else None)
+        status = next(iter(explanation.statuses), _WITHOUT_STATUS)
+        return ProviderError(
+            self._quoting(classification, explanation, status),
+            retry=classification[2],
+            retry_after_seconds=after if classification[2] != "never" else None,
+        )
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:

@@ -50,14 +50,19 @@ class HttpProvider:
         key: Secret | None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        check_base_url(settings.base_url, f"providers.{settings.name}.base_url")
         self._dialect = dialect
         self._settings = settings
         self._headers = httpx.Headers(_HEADERS | dialect.headers(key))
-        self._failures = FailureTranslator(settings.name)
+        self._failures = FailureTranslator(
+            settings.name,
+            title=settings.title,
+            key=key,
+            host=httpx.URL(settings.base_url).host,
+        )
         self._transport = transport or AiohttpTransport()
         self._urls: dict[str, httpx.URL] = {}
         self._last_headers: dict[str, httpx.Headers] = {}
-        check_base_url(settings.base_url, f"providers.{settings.name}.base_url")
 
     async def close(self) -> None:
         """Close the upstream's connections."""

@@ -31,6 +31,8 @@ _TEXT_KEYS: Final = frozenset(
         *("error_description", "title", "status_msg", "faultstring", "raw", "reason"),
     }
 )
+# Of these, what a person is meant to read.
+_MESSAGE_KEYS: Final = _TEXT_KEYS - {"title", "raw", "reason"}
 _INNER_KEYS: Final = frozenset(
     {
         *("error", "errors", "detail", "details", "message", "innererror", "inner_error"),
@@ -55,12 +57,15 @@ class RefusalExplanation:
 
     `codes` are in the normal form of the tables; they and `statuses` list outer ones before inner.
     `words` are all sentences in lower case; `tree` is the decoded body, if that was JSON.
+    `messages` are what may be quoted, unchanged: inner messages come before those that wrap them.
     """
 
     def __init__(self) -> None:
         self.codes: list[str] = []
         self.statuses: list[int] = []
         self.words = ""
+        self.messages: list[str] = []
+        self._found: list[tuple[int, str]] = []
         self.tree: Any = None
         self.is_bare_text = False
         self._sentences: list[str] = []
@@ -85,7 +90,7 @@ class RefusalExplanation:
         explanation = cls()
         explanation.tree = tree
         if isinstance(tree, str):
-            explanation._add_sentence(tree, 0)
+            explanation._add_sentence(tree, 0, is_message=True)
         else:
             explanation._visit(tree, 0)
         return explanation._finish()
@@ -93,6 +98,8 @@ class RefusalExplanation:
     def _finish(self) -> "RefusalExplanation":
         # Gateways repeat sentences: each is kept once, and all together are bounded.
         self.words = " . ".join(dict.fromkeys(self._sentences))[:_TEXT_MAX]
+        innermost_first = sorted(self._found, key=lambda found: -found[0])
+        self.messages = [message for _, message in innermost_first]
         return self
 
     def _visit(self, value: object, depth: int, family: str = "") -> None:
@@ -117,7 +124,7 @@ class RefusalExplanation:
         if name in _CODE_KEYS:
             self._add_code(value, family)
         if name in _TEXT_KEYS and isinstance(value, str):
-            self._add_sentence(value, depth)
+            self._add_sentence(value, depth, is_message=name in _MESSAGE_KEYS)
 
     def _add_code(self, code: object, family: str) -> None:
         """Read a code; a number may be a status, also if it is written as text."""
@@ -133,11 +140,14 @@ class RefusalExplanation:
         if not written.isdecimal():
             self._sentences.append(_JOINTS.sub(" ", _HUMP.sub(" ", written)).lower())
 
-    def _add_sentence(self, text: str, depth: int) -> None:
+    def _add_sentence(self, text: str, depth: int, *, is_message: bool = False) -> None:
         """Read a sentence, and an error that is embedded in it."""
         text = text[: 16 * _TEXT_MAX]
-        for inner in _objects_in(text):
+        embedded = [inner for inner in _objects_in(text) if inner is not None]
+        for inner in embedded:
             self._visit(inner, depth + 1)
+        if is_message and not embedded:
+            self._found.append((depth, text))
         cleaned = _QUOTED.sub(" ", _ADDRESS.sub(" ", text[: _TEXT_MAX // 2]))
         self._sentences.append(_BLANKS.sub(" ", cleaned).strip().lower())
 
