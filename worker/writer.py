@@ -61,6 +61,7 @@ class Writer:
         # Of earlier rounds, which are kept.
         self._is_between_rounds = False
         self._text_bytes_before = self._reasoning_bytes_before = 0
+        self._text_bytes_kept: int | None = None
         self._entries: list[str] = []
         self._rounds_bill = ""
         self._stage: Stage | None = None
@@ -115,6 +116,15 @@ class Writer:
     def end_round(self) -> None:
         """End a round: what comes before the next one is no part of any, such as tools' results."""
         self._is_between_rounds = True
+
+    async def drop_round(self) -> None:
+        """Drop the present round's text and reasoning, for followers too."""
+        await self.flush()
+        text = self.text().encode()[: self._text_bytes_before].decode()
+        reasoning = self.reasoning().encode()[: self._reasoning_bytes_before].decode()
+        self.restore(text, reasoning)
+        self._text_bytes_kept = self._text_bytes
+        self.append_event(events.Reset(len(text)))
 
     def restore(self, text: str, reasoning: str) -> None:
         """Continue after the text that earlier attempts have stored, and their reasoning."""
@@ -259,6 +269,7 @@ class Writer:
             seq=self._seq,
             events=self._events,
             text="".join(self._text_parts[self._first_unsent :]) or None,
+            text_bytes_kept=self._text_bytes_kept,
             stage=self._stage,
             progress=self._shown_progress(),
             bill=bill(),
@@ -267,7 +278,7 @@ class Writer:
         )
         self._seq += len(self._events)
         self._events, self._first_unsent = [], len(self._text_parts)
-        self._stage = self._routed = None
+        self._stage = self._routed = self._text_bytes_kept = None
         return ask
 
     def _finished_rounds(self) -> functions.FinishedRounds:

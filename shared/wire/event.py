@@ -91,7 +91,9 @@ class Media(msgspec.Struct, frozen=True, tag="media"):
 
 
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
-    """A new attempt began: keep the first `keep` code points of the text and drop the rest.
+    """A new attempt began, or an answer of another form than was asked for is made once more.
+
+    Keep the first `keep` code points of the text and drop the rest.
 
     Reasoning, tool calls and media of earlier attempts are dropped whole; those of finished rounds,
     whose text stays, are sent again.

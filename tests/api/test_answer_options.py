@@ -7,7 +7,8 @@ import pytest
 
 from tests.api.kombify_client import chat
 from tests.support.api_client import ApiClient, refused
-from tests.support.scripted_provider import ScriptedProvider
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.support.stream_reader import read_events
 from tests.support.system import System
 from worker.consumer.arq_worker import PolluxWorker
 
@@ -131,3 +132,67 @@ async def test_a_form_that_no_model_has_is_a_feature_that_is_missing(system: Sys
     asked = {"message": "Why?", "response_format": _FORMAT}
     error = refused(await api.post("/api/v1/chat", json=asked), 400, "FEATURE_UNAVAILABLE")
     assert "response_format" in error["error"]
+
+
+def _answers(provider: ScriptedProvider, *texts: str, finish_reason: str = "stop") -> None:
+    provider.script.extend(ScriptedAnswer(text=text, finish_reason=finish_reason) for text in texts)
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("asked", [_FORMAT, {"type": "json_object"}])
+async def test_an_answer_of_the_form_is_taken(
+    api: ApiClient, provider: ScriptedProvider, asked: dict[str, Any]
+) -> None:
+    _answers(provider, '{"count": 3}')
+    status = await api.submit_and_wait("As JSON.", response_format=asked)
+    assert (status["state"], status["result"]["content"]) == ("completed", '{"count": 3}')
+    assert provider.requests[0].body["response_format"]["type"] == asked["type"]
+    assert len(provider.requests) == 1
+
+
+@pytest.mark.usefixtures("worker")
+async def test_an_answer_of_another_form_is_dropped_and_made_once_more(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
+    _answers(provider, "B\u00e4r: three", '{"count": 3}')
+    status = await api.submit_and_wait("As JSON.", response_format=_FORMAT)
+    assert (status["state"], status["result"]["content"]) == ("completed", '{"count": 3}')
+    assert (len(provider.requests), status["attempt"]) == (2, 1)
+    _answers(provider, '{"count": 3}')
+    at_once = await api.submit_and_wait("As JSON.", response_format=_FORMAT)
+    assert 0 < status["credits_used"] == at_once["credits_used"]
+    events = read_events((await api.get(_events(status))).content)
+    assert [each.payload for each in events if each.name == "reset"] == [
+        {"type": "reset", "keep": 0}
+    ]
+    text = ""
+    for each in events:
+        text = "" if each.name == "reset" else text + each.payload.get("text", "")
+    assert text == '{"count": 3}'
+
+
+def _events(status: dict[str, Any]) -> str:
+    return f"/api/v1/generate/{status['generation_id']}/events"
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize(
+    ("texts", "finish_reason", "words"),
+    [
+        (("three", '{"count": "3"}'), "stop", "not of type"),
+        (('{"count":',), "length", "cut off"),
+    ],
+)
+async def test_an_answer_that_stays_of_another_form_fails_and_costs_nothing(
+    api: ApiClient,
+    provider: ScriptedProvider,
+    texts: tuple[str, ...],
+    finish_reason: str,
+    words: str,
+) -> None:
+    _answers(provider, *texts, finish_reason=finish_reason)
+    status = await api.submit_and_wait("As JSON.", response_format=_FORMAT)
+    assert (status["state"], status["failure"]["code"]) == ("failed", "ANSWER_FORM")
+    assert words in status["failure"]["message"]
+    assert status["result"]["content"] == texts[-1]
+    assert (status["credits_used"], len(provider.requests)) == (0, len(texts))

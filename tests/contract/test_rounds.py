@@ -1,11 +1,13 @@
 """Finished rounds: what is kept for a later attempt, what followers see of it, what it costs."""
 
+import msgspec
 import pytest
 
 from shared.errors import StoreError
 from shared.lifecycle import Stage
 from shared.redis import functions, keys
 from shared.redis.functions import Claimed, Kept
+from shared.wire import event as events
 from shared.wire.message import decode_assistant
 from tests.support.redis_functions import CHANNELS, KEEP, RedisFunctions, Ticket
 from tests.support.text_follower import text_after
@@ -87,6 +89,38 @@ async def test_a_round_without_text_keeps_nothing_of_it(queue: RedisFunctions) -
     again = await queue.claim_one()
     assert again.kept == Kept(1, 0, 0, "1 0 10 20 0 0 0 alpha")
     await _check_followers(queue, ticket, "")
+
+
+async def test_text_may_be_cut_within_an_attempt(queue: RedisFunctions) -> None:
+    ticket, claimed = await _begun(queue)
+    first = functions.AppendAsk(
+        account=claimed.account,
+        id=claimed.id,
+        attempt=claimed.attempt,
+        seq=1,
+        events=[events.encode(events.Delta(FIRST + SECOND))],
+        text=FIRST + SECOND,
+        stage="generating",
+        bill="1 7 10 20 0 0 0 alpha",
+    )
+    await functions.append(queue.redis, queue.root, first)
+    assert await _field(queue, ticket, "bill") is not None
+    reset = events.encode(events.Reset(keep=len(FIRST)))
+    ask = msgspec.structs.replace(
+        first,
+        seq=2,
+        events=[reset, events.encode(events.Delta("new"))],
+        text="new",
+        text_bytes_kept=len(FIRST.encode()),
+        bill=None,
+    )
+    for _ in range(2):
+        assert await functions.append(queue.redis, queue.root, ask) == "appended"
+        await _check_followers(queue, ticket, FIRST + "new")
+    assert await _field(queue, ticket, "bill") is None
+    none = msgspec.structs.replace(ask, seq=4, events=[reset], text=None, text_bytes_kept=0)
+    await functions.append(queue.redis, queue.root, none)
+    assert (await queue.status(ticket)).body is None
 
 
 async def test_what_rounds_have_shown_is_charged_before_the_first_append(

@@ -13,6 +13,7 @@ Beside them, what the steps use:
 
 build_request     Builds the request to a model: the conversation as far as it fits
 call_tools        Runs the tools that the model has called, and keeps their results
+check_form        Checks the answer against the form that was asked for
 round_log         Keeps finished rounds in the log of the answer, and restores them
 own_parts         The parts of the present round's answer, in their order
 charge            Computes the charge for the answer, or for the part of it that was shown

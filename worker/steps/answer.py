@@ -5,6 +5,7 @@ result, and only then the model is called again. A caller's own tools are the ca
 calls are the answer. Owns what bounds the rounds: their number, the context window, and the hold.
 Where the next one would exceed these, the text so far is the answer, cut off (`length`); without
 any text the generation fails, and what was shown is charged. The last round is offered no tools.
+An answer of another form than was asked for is dropped, and made once more.
 """
 
 from functools import partial
@@ -21,6 +22,7 @@ from worker.resilience.retry_policy import CALLS_PER_TURN_MAX
 from worker.run import Run
 from worker.steps.build_request import ROUNDS_MAX, build_request, has_room
 from worker.steps.call_tools import call_tools
+from worker.steps.check_form import find_flaw, may_ask_again, wrong_form
 from worker.steps.own_parts import own_parts
 from worker.steps.round_log import keep_call, show_again
 
@@ -42,6 +44,21 @@ async def answer(run: Run) -> Outcome | None:
     if run.rounds:
         run.searches = 0
         await show_again(run)
+    outcome = await _answer_in_rounds(run)
+    if outcome is not None or (flaw := find_flaw(run)) is None:
+        return outcome
+    if may_ask_again(run):
+        await run.writer.drop_round()
+        if run.rounds:
+            await show_again(run)
+        outcome = await _answer_in_rounds(run)
+        if outcome is not None or (flaw := find_flaw(run)) is None:
+            return outcome
+    return wrong_form(run, flaw)
+
+
+async def _answer_in_rounds(run: Run) -> Outcome | None:
+    """Call the model, and tools as long as it asks for any; None when the answer is complete."""
     while True:
         outcome = await _call_open_tools(run)
         if outcome is not None:

@@ -1,7 +1,8 @@
 -- append: store what an attempt has produced since its last append.
--- ASK      account, id, attempt, seq (of the first event), events (JSON each); if any: text, stage, progress, bill
---          (what would be due if the attempt ended now), routed (the seq of the event that names the chosen model),
---          rounds (that have finished: entries, and what stands after them: text_bytes, text_points, bill)
+-- ASK      account, id, attempt, seq (of the first event), events (JSON each); if any: text, text_bytes_kept (of the
+--          text so far; the rest is dropped first), stage, progress, bill (what would be due if the attempt ended now),
+--          routed (the seq of the event that names the chosen model), rounds (that have finished: entries, and what
+--          stands after them: text_bytes, text_points, bill)
 -- RETURNS  'appended', 'cancel' (appended, and the worker is asked to stop) or 'refused'
 -- ATOMIC   because the text, the events, the rounds and the stage belong to one moment of the answer, and only the
 --          holder of the current token may write them. A seq that is there already counts as appended.

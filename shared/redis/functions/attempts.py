@@ -238,7 +238,8 @@ class AppendAsk(Ask, frozen=True, kw_only=True):
     """What an attempt produced: events from `seq` on, the text they add, stage, progress 0 to 99.
 
     `bill` is what would be charged if the attempt ended now (`worker/steps/charge.py`); `routed` is
-    the number of the event with the choice of a model. `rounds` need at least one event; a later
+    the number of the event with the choice of a model. `text_bytes_kept` is how much of the text so
+    far stays, if not all: the rest is dropped first. `rounds` need at least one event; a later
     attempt starts from them, and `calls` counts from there.
     """
 
@@ -248,6 +249,7 @@ class AppendAsk(Ask, frozen=True, kw_only=True):
     seq: int
     events: list[str]
     text: str | None = None
+    text_bytes_kept: int | None = None
     stage: Stage | None = None
     progress: int | None = None
     bill: str | None = None

@@ -118,6 +118,14 @@ local function store_rounds(root, ask, fields, lasts_ms)
   end
 end
 
+-- Drops the end of the text, and with it what was due for it.
+local function cut_text(root, ask, record)
+  local key, kept = text_key(root, ask.account, ask.id), ask.text_bytes_kept
+  local text = kept > 0 and redis.call('GETRANGE', key, '0', int(kept - 1)) or ''
+  if text == '' then redis.call('DEL', key) else redis.call('SET', key, text) end
+  if not ask.bill then redis.call('HDEL', record, 'bill') end
+end
+
 -- Stores what an attempt has produced since its last append; `stored` is the record's field `stage`. The caller has
 -- checked the token, the lease and that `seq` is new.
 local function append_produced(root, ask, key, stored)
@@ -127,6 +135,7 @@ local function append_produced(root, ask, key, stored)
   for i, event in ipairs(ask.events) do
     append_event(root, ask.account, ask.id, ask.attempt, ask.seq + i - 1, event)
   end
+  if ask.text_bytes_kept then cut_text(root, ask, key) end
   if ask.text then redis.call('APPEND', text_key(root, ask.account, ask.id), ask.text) end
   local fields = {'seq', int(ask.seq + #ask.events - 1)}
   if ask.progress then fields[3], fields[4] = 'progress', int(ask.progress) end

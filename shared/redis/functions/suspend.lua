@@ -1,6 +1,7 @@
 -- suspend: end an attempt that waits for a person, until `resume` is called or the wait ends by itself.
 -- ASK      account, id, attempt, seq (of the first event), events (JSON each, not yet appended), until_ms (when the
---          wait ends by itself), keep; if any: text, stage, progress, bill, routed and rounds, as `append` takes them
+--          wait ends by itself), keep; if any: text, text_bytes_kept, stage, progress, bill, routed and rounds, as in
+--          `append`
 -- RETURNS  'suspended', 'cancelled' (a cancel was pending, and it has ended) or 'refused'
 -- ATOMIC   because a generation is always in exactly one of: ready, leased, deferred, ended; and because it must not
 --          lose what the attempt has produced.
