@@ -83,7 +83,9 @@ def tokens_in_parts(parts: Iterable[object]) -> int:
     """
     count, tokens = 0, TOKENS_PER_MESSAGE
     for part in parts:
-        if isinstance(part, (TextPart, CallPart, OpaquePart)):
+        if isinstance(part, TextPart):
+            count += len(part.text.encode())
+        elif isinstance(part, (CallPart, OpaquePart)):
             count += part_size(part)
             tokens += TOKENS_PER_MESSAGE if isinstance(part, CallPart) else 0
         else:

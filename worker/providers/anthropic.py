@@ -48,6 +48,7 @@ from worker.providers.conversation import (
     arguments_of,
     is_readable,
     normalize_messages,
+    only_text,
     system_prompt,
 )
 from worker.providers.kept_reasoning import THINKING_TYPES
@@ -128,12 +129,41 @@ def _answer_options(request: ChatRequest, output_config: dict[str, Any]) -> dict
     return options
 
 
+class _CallIds:
+    """The ids of calls as they are sent: in the allowed characters, and each for one call only.
+
+    The ids of a conversation may come from other upstreams, which use some of them again.
+    """
+
+    def __init__(self) -> None:
+        self._sent: set[str] = set()
+        self._by_call: dict[str, str] = {}
+
+    def of_call(self, call_id: str) -> str:
+        """Return the id of a new call."""
+        allowed = sent = _NOT_IN_AN_ID.sub("_", call_id)
+        number = 2
+        while sent in self._sent:
+            sent = f"{allowed}_{number}"
+            number += 1
+        self._sent.add(sent)
+        self._by_call[call_id] = sent
+        return sent
+
+    def of_result(self, call_id: str) -> str:
+        """Return the id of the last call that has this one."""
+        return self._by_call.get(call_id, _NOT_IN_AN_ID.sub("_", call_id))
+
+
 def _messages(request: ChatRequest) -> list[dict[str, Any]]:
     """Return the conversation; messages of the same role that follow each other become one."""
+    ids = _CallIds()
     return [
         {
             "role": role,
-            "content": [block for message in group for block in _blocks(message, request.model)],
+            "content": [
+                block for message in group for block in _blocks(message, request.model, ids)
+            ],
         }
         for role, group in groupby(normalize_messages(request.messages), _role)
     ]
@@ -144,12 +174,15 @@ def _role(message: ChatMessage) -> str:
     return "assistant" if message.role == "assistant" else "user"
 
 
-def _blocks(message: ChatMessage, model: ModelSettings) -> list[dict[str, Any]]:
+def _blocks(message: ChatMessage, model: ModelSettings, ids: _CallIds) -> list[dict[str, Any]]:
     """Return the blocks of a message, none of which is blank."""
-    blocks = [block for part in message.parts for block in _block(part, model)]
+    text = only_text(message)
+    if text is not None and message.role != "tool":
+        return [{"type": "text", "text": text}]
+    blocks = [block for part in message.parts for block in _block(part, model, ids)]
     if message.role != "tool":
         return blocks
-    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _id(message.call_id)}
+    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": ids.of_result(message.call_id)}
     if blocks:
         is_text = len(blocks) == 1 and blocks[0]["type"] == "text"
         result["content"] = blocks[0]["text"] if is_text else blocks
@@ -158,7 +191,7 @@ def _blocks(message: ChatMessage, model: ModelSettings) -> list[dict[str, Any]]:
     return [result]
 
 
-def _block(part: MessagePart, model: ModelSettings) -> list[dict[str, Any]]:
+def _block(part: MessagePart, model: ModelSettings, ids: _CallIds) -> list[dict[str, Any]]:
     """Return the block of a part; none for an opaque part that the upstream cannot read."""
     match part:
         case TextPart(text):
@@ -166,16 +199,11 @@ def _block(part: MessagePart, model: ModelSettings) -> list[dict[str, Any]]:
         case Image():
             return [_image(part)]
         case CallPart():
-            named = {"id": _id(part.call_id), "name": part.tool}
+            named = {"id": ids.of_call(part.call_id), "name": part.tool}
             return [{"type": "tool_use", **named, "input": arguments_of(part)}]
         case OpaquePart():
             is_block = part.value.get("type") in THINKING_TYPES
             return [part.value] if is_block and is_readable(part, DIALECT, model) else []
-
-
-def _id(call_id: str) -> str:
-    """Return a call's id in the allowed characters: it may come from another upstream."""
-    return _NOT_IN_AN_ID.sub("_", call_id)
 
 
 def _image(image: Image) -> dict[str, Any]:

@@ -43,15 +43,29 @@ def normalize_messages(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     for message in messages:
         if message.role in INSTRUCTION_ROLES:
             continue
-        parts = tuple(part for part in message.parts if not _is_blank(part))
-        if not parts and message.role == "user":
-            parts = (TextPart(EMPTY_MESSAGE_TEXT),)
-        if message.role == "assistant" and all(isinstance(part, OpaquePart) for part in parts):
-            continue
-        found.append(msgspec.structs.replace(message, parts=parts))
+        text = only_text(message)
+        normal = message if text is not None and text.strip() else _normalize(message)
+        if normal is not None:
+            found.append(normal)
     if not found or found[0].role != "user":
         found.insert(0, ChatMessage("user", (TextPart(EMPTY_MESSAGE_TEXT),)))
     return found
+
+
+def only_text(message: ChatMessage) -> str | None:
+    """Return the text of a message that has nothing else, as nearly all have; else None."""
+    parts = message.parts
+    return parts[0].text if len(parts) == 1 and type(parts[0]) is TextPart else None
+
+
+def _normalize(message: ChatMessage) -> ChatMessage | None:
+    """Return a message without blank texts; None if nothing is left to send."""
+    parts = tuple(part for part in message.parts if not _is_blank(part))
+    if not parts and message.role == "user":
+        parts = (TextPart(EMPTY_MESSAGE_TEXT),)
+    if message.role == "assistant" and all(isinstance(part, OpaquePart) for part in parts):
+        return None
+    return msgspec.structs.replace(message, parts=parts)
 
 
 def _is_blank(part: MessagePart) -> bool:

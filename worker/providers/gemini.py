@@ -117,12 +117,12 @@ def _answer_options(request: ChatRequest) -> dict[str, Any]:
 def _contents(request: ChatRequest) -> list[dict[str, Any]]:
     """Return the conversation; all tool results of a message are one entry of their own."""
     messages = normalize_messages(request.messages)
-    tools = {call.call_id: call.tool for message in messages for call in message.calls}
+    tools: dict[str, str] = {}
     is_before_3 = bool(_BEFORE_3.search(request.model.upstream))
     contents: list[dict[str, Any]] = []
     for role, group in groupby(messages, lambda message: message.role):
         if role == "assistant":
-            parts = [part for message in group for part in _said(message, request.model)]
+            parts = [part for each in group for part in _said(each, request.model, tools)]
             _sign(parts, is_required=not is_before_3)
             contents.append({"role": "model", "parts": parts})
         elif role == "tool":
@@ -133,12 +133,19 @@ def _contents(request: ChatRequest) -> list[dict[str, Any]]:
     return contents
 
 
-def _said(message: ChatMessage, model: ModelSettings) -> list[dict[str, Any]]:
-    """Return the parts of an assistant's message, with the signatures that the model can read."""
+def _said(
+    message: ChatMessage, model: ModelSettings, tools: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Return the parts of an assistant's message, with the signatures that the model can read.
+
+    Notes the tools that it calls, for their results: these have the names of their tools.
+    """
     parts: list[dict[str, Any]] = []
     for part in message.parts:
         if not isinstance(part, OpaquePart):
             parts.append(_part(part))
+            if isinstance(part, CallPart):
+                tools[part.call_id] = part.tool
             continue
         signature = part.value.get(SIGNATURE)
         if not signature or not is_readable(part, DIALECT, model):
@@ -181,14 +188,14 @@ def _results(
 
 
 def _part(part: MessagePart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"text": part.text}
     match part:
         case Image():
             return _image(part)
         case CallPart():
             named = {"id": part.call_id, "name": part.tool}
             return {"functionCall": named | {"args": arguments_of(part)}}
-        case TextPart(text):
-            return {"text": text}
         case OpaquePart():
             raise AssertionError("only an assistant has opaque parts")
 

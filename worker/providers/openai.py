@@ -40,7 +40,7 @@ from shared.wire.conversation import (
     ToolDefinition,
 )
 from worker.providers.contract import ChatMessage, ChatRequest, Image
-from worker.providers.conversation import arguments_of, is_readable
+from worker.providers.conversation import arguments_of, is_readable, only_text
 from worker.providers.kept_reasoning import REASONING_FIELDS
 from worker.providers.openai_answers import DIALECT, CompletionReader
 
@@ -142,22 +142,30 @@ def _messages(request: ChatRequest) -> list[dict[str, Any]]:
     for message in request.messages:
         if message.role == "tool":
             sent.append(_result(message))
-            if message.images:
-                text = _RESULT_IMAGES.format(message.call_id)
-                waiting += [{"type": "text", "text": text}, *map(_image, message.images)]
+            waiting += _images_of_result(message)
             continue
         if waiting:
             sent.append({"role": "user", "content": waiting})
             waiting = []
-        if message.role == "assistant":
+        is_unknown = message.role == "developer" and not is_openais
+        text = only_text(message)
+        if text is not None:
+            sent.append({"role": "system" if is_unknown else message.role, "content": text})
+        elif message.role == "assistant":
             sent.append(_assistant(message, request.model, is_openais=is_openais))
         else:
-            is_unknown = message.role == "developer" and not is_openais
             role = "system" if is_unknown else message.role
             sent.append({"role": role, "content": _content(message)})
     if waiting:
         sent.append({"role": "user", "content": waiting})
     return sent
+
+
+def _images_of_result(message: ChatMessage) -> list[dict[str, Any]]:
+    """Return the images of a result, after a text that says whose they are."""
+    images = [_image(image) for image in message.images]
+    text = _RESULT_IMAGES.format(message.call_id)
+    return [{"type": "text", "text": text}, *images] if images else []
 
 
 def _content(message: ChatMessage) -> str | list[dict[str, Any]]:

@@ -45,9 +45,9 @@ def _pieces(draw: st.DrawFn) -> tuple[MessagePart, ...]:
 def _turns(draw: st.DrawFn) -> list[ChatMessage]:
     """Return what a user asks, what an assistant calls, and what it answers."""
     sent = [ChatMessage("user", draw(_pieces()))]
-    for number in range(draw(st.integers(0, 2))):
-        count = draw(st.integers(1, 3))
-        ids = [f"{draw(_IDS)}-{number}-{index}" for index in range(count)]
+    for _ in range(draw(st.integers(0, 2))):
+        # Different messages may use the same ids, and some look alike in other characters.
+        ids = draw(st.lists(_IDS, min_size=1, max_size=3, unique=True))
         before: list[MessagePart] = [*draw(st.lists(_OPAQUE, max_size=2)), TextPart(draw(_TEXTS))]
         calls: list[MessagePart] = []
         for call_id in ids:
@@ -94,6 +94,7 @@ def test_anthropic_refuses_no_conversation(messages: list[ChatMessage]) -> None:
     assert roles[0] == "user"
     assert all(one != other for one, other in pairwise(roles))
     called: list[str] = []
+    known: list[str] = []
     for message in sent["messages"]:
         assert message["content"]
         kinds = [block["type"] for block in message["content"]]
@@ -102,10 +103,12 @@ def test_anthropic_refuses_no_conversation(messages: list[ChatMessage]) -> None:
         assert [block["tool_use_id"] for block in results] == called
         assert kinds[: len(results)] == ["tool_result"] * len(results)
         called = [block["id"] for block in message["content"] if block["type"] == "tool_use"]
-        assert all(set(call_id) <= set("aB012345_-") for call_id in called)
+        assert all(set(call_id) <= set("aB1_-23456789") for call_id in called)
+        known += called
         for block in message["content"]:
             _check_block(block)
     assert not called
+    assert len(set(known)) == len(known)
     thoughts = [block for message in sent["messages"] for block in message["content"]]
     expected = [
         part.value
