@@ -8,7 +8,7 @@ function replies, the scenario goes on, and `invariants` checks what is left.
 
 from collections import Counter
 from contextlib import suppress
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -79,6 +79,7 @@ class FullScenario:
             self.evidence.granted[account] = _GRANT
             await self.queue.grant(_GRANT, account)
         await self.plain_conversations()
+        await self.without_session()
         await self.append_after_lost_lease()
         await self.settle_after_lost_lease()
         await self.drain()
@@ -96,6 +97,19 @@ class FullScenario:
             for account in ("ann", "bob"):
                 await self.send_message(account, "plain", number)
         await self.run_until_idle()
+
+    async def without_session(self) -> None:
+        """Generations without a session: one is answered, one cancelled, one fails."""
+        for account in ("ann", "bob"):
+            await self.send_message(account, "alone", is_sessionless=True)
+        ticket = await self.send_message("ann", "alone cancelled", is_sessionless=True)
+        await self.queue.cancel(ticket)
+        self.evidence.cancelled[ticket.id] = await self.now_ms()
+        for attempt, ending in zip(
+            await self.claim("worker-1", count=2), get_args(Ending), strict=False
+        ):
+            await self.append_words(attempt, 0, 2)
+            await self.end(attempt, appended=2, ending=ending)
 
     async def append_after_lost_lease(self) -> None:
         """A worker stalls past its lease and appends while another has taken over."""
@@ -173,17 +187,20 @@ class FullScenario:
 
     # What the front and the workers do
 
-    async def send_message(self, account: str, name: str, number: int = 0) -> Ticket:
-        """Send a message into the session of that name, as the front does."""
+    async def send_message(
+        self, account: str, name: str, number: int = 0, *, is_sessionless: bool = False
+    ) -> Ticket:
+        """Send a message into the session of that name, or without one, as the front does."""
         asked = question(account, f"{name} {number}")
         session = f"{account}-{name.replace(' ', '-')}"
-        ticket = Ticket(account, session, f"{session}-{number}")
+        ticket = Ticket(account, session, session if is_sessionless else f"{session}-{number}")
         accepted_message = AcceptedMessage(account, session, ticket.id, asked)
         self.sent.append(accepted_message)
         answer = await self.queue.accept(
             account,
             session,
             is_new=number == 0,
+            is_sessionless=is_sessionless,
             generation=ticket.id,
             content=asked,
             hold=_HOLD,

@@ -1,6 +1,7 @@
 """A scenario in which a worker dies before and after each Redis call that it makes.
 
-Two turns of one session, streamed: undisturbed (`talk`), with the first one cancelled while it
+Two turns of one session, streamed: undisturbed (`talk`), as two generations without a session
+(`alone`), with the first one cancelled while it
 streams (`cancel`), with SIGTERM to the worker meanwhile (`drain`), or after another worker died in
 the middle of the first answer, which the client cancels when this one has died too (`heir`). First
 the calls that a worker makes are listed; then, for each call and both sides of it, a worker dies
@@ -48,7 +49,7 @@ _WORKER: Final = WorkerSettings(
 )
 
 Side = Literal["before", "after"]
-Scenario = Literal["talk", "cancel", "drain", "heir"]
+Scenario = Literal["talk", "alone", "cancel", "drain", "heir"]
 SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
 
 
@@ -154,14 +155,19 @@ class Passage(NamedTuple):
         """The environment of a worker for this passage."""
         return {"POLLUX_REDIS__PREFIX": self.settings.prefix}
 
-    async def submit_turns(self) -> list[Ticket]:
+    async def submit_turns(self, *, is_sessionless: bool) -> list[Ticket]:
         """Send both turns."""
         tickets: list[Ticket] = []
         account = f"of{self.settings.prefix}"
         for number in range(_TURNS):
             asked = question(account, f"turn {number}")
             session = tickets[0].session if tickets else None
-            ticket = await self.front.submit(asked, account=account, session=session)
+            ticket = await self.front.submit(
+                asked,
+                account=account,
+                session=None if is_sessionless else session,
+                is_sessionless=is_sessionless,
+            )
             self.evidence.accepted_messages.append(
                 AcceptedMessage(account, ticket.session, ticket.id, asked)
             )
@@ -224,7 +230,7 @@ async def die_at(scene: Scene, scenario: Scenario, boundary: Boundary) -> Death:
 
 async def _run_passage(passage: Passage, scenario: Scenario, plan: TrapPlan) -> int:
     """Run a scenario with a worker that has this hook; return its exit code."""
-    tickets = await passage.submit_turns()
+    tickets = await passage.submit_turns(is_sessionless=scenario == "alone")
     if scenario == "heir":
         await _die_midway(passage, tickets[0])
     hook = f"{_MODULE}:{install_trap.__name__}", msgspec.json.encode(plan).decode()

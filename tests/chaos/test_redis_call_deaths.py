@@ -8,7 +8,7 @@ from tests.chaos.redis_call_deaths import Scenario
 pytestmark = pytest.mark.timeout(60)
 
 # Each passage takes half a second; those around the settlement are always tried.
-_EVERY: dict[Scenario, int] = {"talk": 25, "cancel": 37, "drain": 31, "heir": 29}
+_EVERY: dict[Scenario, int] = {"talk": 25, "alone": 33, "cancel": 37, "drain": 31, "heir": 29}
 
 
 @pytest.mark.parametrize("scenario", _EVERY)

@@ -122,6 +122,20 @@ async def test_messages_expire_with_the_record_and_not_before(queue: RedisFuncti
     assert all(0 < ms <= KEEP.record_ms for ms in left)
 
 
+async def test_messages_of_one_that_waits_for_a_person_stay_as_long_as_it_may(
+    queue: RedisFunctions,
+) -> None:
+    ticket = await queue.submit_alone(hold=_HOLD)
+    wait_ms = 30 * 86_400_000
+    claimed = await queue.claim_one()
+    assert await queue.suspend(claimed, 1, wait_ms, text="May I?", cost=7) == "suspended"
+    assert await queue.redis.call("PTTL", _turn(queue, ticket)) > wait_ms
+    assert await queue.resume(ticket) == "resumed"
+    await queue.complete(await queue.claim_one())
+    assert await queue.stage(ticket) == "completed"
+    assert 0 < await queue.redis.call("PTTL", _turn(queue, ticket)) <= KEEP.record_ms
+
+
 async def test_each_is_its_own_head(queue: RedisFunctions) -> None:
     tickets = [await queue.submit_alone() for _ in range(3)]
     claimed = await queue.claim(9)

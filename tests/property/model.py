@@ -53,6 +53,11 @@ class Generation:
     is_cancelled: bool = False
     epochs: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def is_sessionless(self) -> bool:
+        """Whether it has no session: its own id stands for one."""
+        return self.session == self.id
+
 
 def _freed(one: Generation) -> int:
     """Return what an interrupt frees of a hold."""
@@ -88,6 +93,10 @@ class Model:
         self._number = 0
         self.claims_since_batch = 0
         self._lapsed: set[str] = set()
+
+    def real_sessions(self) -> list[str]:
+        """Return the sessions that follow-ups and deletions can name."""
+        return sorted(session for session in self.sessions if session not in self.generations)
 
     def unfinished(self, session: str) -> list[Generation]:
         """Return the unfinished generations of a session, in the order of its turns."""

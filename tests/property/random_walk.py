@@ -96,12 +96,21 @@ class RandomWalk(RuleBasedStateMachine):
     def begin(self, account: str, lane: Lane, hold: int) -> None:
         self._accept(self._new_generation(account, self._id("s"), lane, hold), "enqueue")
 
-    @precondition(lambda self: self.model.sessions)
+    @rule(account=_accounts, lane=_lanes, hold=_holds)
+    def begin_without_session(self, account: str, lane: Lane, hold: int) -> None:
+        """Accept a generation whose own id stands for a session, which no follow-up can name."""
+        id_ = self._id("g")
+        self._accept(Generation(id_, account, id_, lane, hold), "enqueue")
+        assert not self.act(self.queue.delete_session(account, id_))
+        refused = self.act(self.queue.accept(account, id_, is_new=False))
+        assert refused == Rejected("no_session")
+
+    @precondition(lambda self: self.model.real_sessions())
     @rule(data=st.data(), lane=_lanes, hold=_holds, on_conflict=_conflicts)
     def follow_up(
         self, data: st.DataObject, lane: Lane, hold: int, on_conflict: OnConflict
     ) -> None:
-        session = data.draw(st.sampled_from(sorted(self.model.sessions)))
+        session = data.draw(st.sampled_from(self.model.real_sessions()))
         account = self.model.generations[self.model.sessions[session][0]].account
         self._accept(self._new_generation(account, session, lane, hold), on_conflict)
 
@@ -114,12 +123,13 @@ class RandomWalk(RuleBasedStateMachine):
         return Generation(self._id("g"), account, session, lane, hold)
 
     def _accept(self, one: Generation, on_conflict: OnConflict) -> None:
-        is_new = one.session not in self.model.sessions
+        is_new = one.session not in self.model.sessions and not one.is_sessionless
         answer = self.act(
             self.queue.accept(
                 one.account,
                 one.session,
                 is_new=is_new,
+                is_sessionless=one.is_sessionless,
                 generation=one.id,
                 lane=one.lane,
                 hold=one.hold,
@@ -138,8 +148,12 @@ class RandomWalk(RuleBasedStateMachine):
     @rule(data=st.data())
     def repeat_accept(self, data: st.DataObject) -> None:
         one = self._draw_generation(data)
-        again = self.act(self.queue.accept(one.account, one.session, generation=one.id))
-        assert again == Replayed(one.id, one.session)
+        again = self.act(
+            self.queue.accept(
+                one.account, one.session, is_sessionless=one.is_sessionless, generation=one.id
+            )
+        )
+        assert again == Replayed(one.id, None if one.is_sessionless else one.session)
 
     @rule(count=st.integers(1, 4))
     def claim(self, count: int) -> None:
@@ -337,10 +351,10 @@ class RandomWalk(RuleBasedStateMachine):
         one = self._draw_generation(data)
         assert self.act(self.queue.cancel(self.ticket(one))) == self.model.cancel(one)
 
-    @precondition(lambda self: self.model.sessions)
+    @precondition(lambda self: self.model.real_sessions())
     @rule(data=st.data())
     def delete_session(self, data: st.DataObject) -> None:
-        session = data.draw(st.sampled_from(sorted(self.model.sessions)))
+        session = data.draw(st.sampled_from(self.model.real_sessions()))
         gone = [self.model.generations[id_] for id_ in self.model.sessions[session]]
         assert self.act(self.queue.delete_session(gone[0].account, session))
         self.model.delete_session(session)

@@ -28,7 +28,16 @@ from shared.wire import event as events, submission as submissions
 from shared.wire.account import CreditTotals
 from shared.wire.generation import Generation
 from shared.wire.message import AssistantMessage, encode_assistant
-from shared.wire.submission import AUTO, PLAIN, PLAIN_WIRE, WIRE, Features, Lane, Submission
+from shared.wire.submission import (
+    AUTO,
+    PLAIN,
+    PLAIN_WIRE,
+    TURN_WIRE,
+    WIRE,
+    Features,
+    Lane,
+    Submission,
+)
 from tests.support import waiting
 from worker.resilience.circuit_breaker import CircuitBreaker
 
@@ -85,23 +94,26 @@ class Front:
         enhance_prompt: bool = True,
         features: Features = PLAIN,
         blob: bytes | None = None,
+        is_sessionless: bool = False,
     ) -> Ticket:
-        """Accept a message; a session that is not named is a new one."""
+        """Accept a message; a session that is not named is a new one, unless `is_sessionless`."""
         root = self.root_of(account)
         if account not in self._granted:
             self._granted.add(account)
             await functions.grant(self.redis, root, GrantAsk(account=account, amount=GRANT))
-        ticket = Ticket(root, account, session or ids.new_id(), ids.new_id())
+        id_ = ids.new_id()
+        ticket = Ticket(root, account, id_ if is_sessionless else session or ids.new_id(), id_)
+        own_session = None if is_sessionless else ticket.session
         ask = AcceptAsk(
             account=account,
             key="key-1",
             generation=ticket.id,
-            session=ticket.session,
-            is_new=session is None,
+            session=own_session,
+            is_new=session is None and not is_sessionless,
             message=ids.new_id(),
             content=message,
             lane=lane,
-            wire=wire,
+            wire=TURN_WIRE if is_sessionless else wire,
             model=model,
             hold=hold,
             deadline_ms=deadline_ms,
@@ -122,7 +134,7 @@ class Front:
             media=features.media_urls or None,
         )
         asked = Submission(
-            session=ticket.session,
+            session=own_session,
             model=model,
             max_output_tokens=max_output_tokens,
             enhance_prompt=enhance_prompt,

@@ -22,6 +22,10 @@ local function wait_for_person(root, ask, record, now)
   append_event(root, ask.account, ask.id, ask.attempt, seq, STAGE_EVENTS.awaiting_approval)
   redis.call('ZADD', deadlines_key(root), deadline, name)
   redis.call('PEXPIRE', rounds_key(root, ask.account, ask.id), int(rounds.ms_to_keep(tonumber(deadline))))
+  if has_no_session(ask.id, record) then
+    local chunk = turns_chunk_key(root, ask.account, record.session, record.turn)
+    redis.call('PEXPIRE', chunk, int(deadline - now + OWN_TURN_KEPT_MS))
+  end
   redis.call('ZADD', unfinished_key(root, ask.account, record.lane), stages.suspended_score(record), ask.id)
   end_lease(root, ask.account, ask.id, record.lane)
   redis.call('ZADD', deferred_key(root), int(waits_until), name)
