@@ -64,7 +64,10 @@ def stage_in(record: Mapping[str, str]) -> Stage:
 
     An older process changes `stage` alone, which leaves a finer one behind that no longer counts.
     """
-    stored, finer = cast("Stage", record["stage"]), cast("Stage", record.get("finer_stage", ""))
+    stored = cast("Stage", record["stage"])
+    if "finer_stage" not in record:
+        return stored
+    finer = cast("Stage", record["finer_stage"])
     return finer if STORED_AS.get(finer) == stored else stored
 
 

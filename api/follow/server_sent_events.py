@@ -55,8 +55,9 @@ class ServerSentEvents(OneToOneEncoder):
 
 def frame(number: EventNumber, event: bytes, id_prefix: bytes = b"") -> bytes:
     """Return one server-sent event; `event` is a line of JSON that begins with its type."""
-    for line_end, escaped in _LINE_ENDS:
-        event = event.replace(line_end, escaped)
+    if not event.isascii():
+        for line_end, escaped in _LINE_ENDS:
+            event = event.replace(line_end, escaped)
     return b"id: %b%d-%d\nevent: %b\ndata: %b\n\n" % (
         id_prefix,
         *number,

@@ -39,18 +39,21 @@ def fault(method: bytes, target: bytes, version: str, fields: Fields) -> Request
         return invalid("The request's target must be without a fragment and without NUL.")
     if version not in _VERSIONS:
         return invalid("The request's version must be HTTP/1.1 or HTTP/1.0.")
-    if any(name == b"transfer-encoding" and _is_coded(value) for name, value in fields):
-        return invalid("The request's body may be chunked, and not encoded in any other way.")
-    hosts = [value for name, value in fields if name == b"host"]
+    hosts = []
+    for name, value in fields:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
+            return invalid("The request's body may be chunked, and not encoded in any other way.")
+    return _host_fault(hosts, version)
+
+
+def _host_fault(hosts: list[bytes], version: str) -> RequestError | None:
     if len(hosts) != 1 and (hosts or version == "1.1"):
         return invalid("The request must have one Host header.")
     if hosts and not _is_host(hosts[0]):
         return invalid("The request's Host header must be a host, and perhaps a port.")
     return None
-
-
-def _is_coded(value: bytes) -> bool:
-    return value.lower() != b"chunked"
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shared.lifecycle import stage_in
+from shared.lifecycle import Stage, stage_in
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.wire import event as events
@@ -53,14 +53,15 @@ def _generation_from(generation: str, reply: functions.StatusReply) -> Generatio
         text = assistant.content if assistant is not None else ""
     elif reply.body:
         text = reply.body.decode()
-    position = _position(reply)
+    stage = stage_in(record)
+    position = _position(reply, stage)
     return Generation(
         id=generation,
         seen=reply.now_ms,
         session=session_of(generation, record["session"]),
         turn=int(record["turn"]),
         lane="batch" if record["lane"] == "batch" else "interactive",
-        stage=stage_in(record),
+        stage=stage,
         model=record["model"],
         attempt=int(record["attempt"]),
         accepted=int(record["accepted"]),
@@ -95,12 +96,12 @@ def _routed(event: bytes | None) -> Routing | None:
     return decoded.routing if isinstance(decoded, events.Routed) else None
 
 
-def _position(reply: functions.StatusReply) -> QueuePosition | None:
+def _position(reply: functions.StatusReply, stage: Stage) -> QueuePosition | None:
     """Return what a waiting turn waits for; None for one that does not wait.
 
     Of the account's generations that were accepted earlier, those that run are not ahead any more.
     """
-    if stage_in(reply.record) not in {"queued", "retrying"}:
+    if stage not in {"queued", "retrying"}:
         return None
     return QueuePosition(
         ahead=max(0, reply.rank - reply.running),
