@@ -23,6 +23,7 @@ redis_failures     Program: a table of Redis failures, and what clients see of e
 redis_faults       Kills, hangs and outages of Redis during a run
 sampler            Samples the unfinished generations: worker, attempt, stage
 scene              What a run needs: a server, an upstream, settings, a pool of workers
+tool_rounds        An upstream that calls tools, and workers that have them
 torn_files         Program: append-only files cut in the middle, and what a server loads of them
 upgrade            Program: two checkouts on one Redis, there and back
 worker_pool        The workers that a fork server forked: starts, signals, exit codes

@@ -66,7 +66,7 @@ class Evidence:
 
     `cancelled` is when a cancel was confirmed, by generation; `cancelled_at_once` are those that it
     ended at once. `disturbed` counts the faults that hit the worker of each generation; None where
-    they were not recorded.
+    they were not recorded. `kept_text` comes before each answer: what a finished round has shown.
     """
 
     granted: dict[str, int] = field(default_factory=dict)
@@ -77,6 +77,7 @@ class Evidence:
     cancelled: dict[str, int] = field(default_factory=dict)
     cancelled_at_once: set[str] = field(default_factory=set)
     disturbed: Counter[str] | None = None
+    kept_text: str = ""
 
     def note_upstream_call(self, user_messages: Iterable[str], words: int) -> UpstreamCall:
         """Note an upstream call with these user messages; return it with its answer."""
@@ -137,6 +138,9 @@ def calls_in(text: str) -> tuple[int, ...]:
 
 
 def question_in(answer: str) -> str | None:
-    """Return the question that an answer starts with; None while it is incomplete."""
+    """Return the question that an answer starts with, after what is kept of a round.
+
+    None while it is incomplete.
+    """
     head, end, _ = answer.partition("]")
-    return head.removeprefix("[") if end else None
+    return head.partition("[")[2] if end else None

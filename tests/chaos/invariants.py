@@ -187,9 +187,11 @@ def _stream_matches_message(case: Case, evidence: Evidence) -> Iterator[str]:
     known = [evidence.upstream_calls[call] for call in calls if call < len(evidence.upstream_calls)]
     if len(calls) > 1 or len(known) != len(calls):
         yield f"its message has words of the calls {calls}"
-    elif known and not known[0].answer.startswith(content):
+    elif known and not (evidence.kept_text + known[0].answer).startswith(content):
         yield f"its message has lost or doubled words: {content!r}"
-    elif case.record["stage"] == "completed" and [one.answer for one in known] != [content]:
+    elif case.record["stage"] == "completed" and [
+        evidence.kept_text + one.answer for one in known
+    ] != [content]:
         yield f"it is completed with a part of the answer: {content!r}"
 
 
@@ -201,8 +203,11 @@ def _no_foreign_words(case: Case, _: Evidence) -> Iterator[str]:
         yield f"{case.accepted_message.account} sees {sorted(foreign)}"
 
 
-def _no_stale_words(case: Case, _: Evidence) -> Iterator[str]:
-    """Each epoch has the words of one call, and the stored text is of the last attempt."""
+def _no_stale_words(case: Case, evidence: Evidence) -> Iterator[str]:
+    """Each epoch has the words of one call, and the stored text is of the last attempt.
+
+    What a finished round has shown stays.
+    """
     text_of: defaultdict[int, str] = defaultdict(str)
     for entry in case.entries:
         if isinstance(entry.event, events.Delta):
@@ -212,8 +217,9 @@ def _no_stale_words(case: Case, _: Evidence) -> Iterator[str]:
             yield f"epoch {epoch} has words of the calls {calls_in(text)}"
     if not case.entries or case.entries[-1].epoch != case.attempt:
         return
-    stale = sorted({piece.epoch for piece in case.visible()} - {case.attempt})
-    if stale:
+    earlier_pieces = [piece for piece in case.visible() if piece.epoch != case.attempt]
+    stale = sorted({piece.epoch for piece in earlier_pieces})
+    if not evidence.kept_text.startswith("".join(piece.text for piece in earlier_pieces)):
         yield f"attempt {case.attempt} ended it, and words of the attempts {stale} are visible"
     kept = set(calls_in(case.assistant.content if case.assistant else ""))
     earlier = {

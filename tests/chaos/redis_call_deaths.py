@@ -1,11 +1,12 @@
 """A scenario in which a worker dies before and after each Redis call that it makes.
 
 Two turns of one session, streamed: undisturbed (`talk`), as two generations without a session
-(`alone`), with the first one cancelled while it
-streams (`cancel`), with SIGTERM to the worker meanwhile (`drain`), or after another worker died in
-the middle of the first answer, which the client cancels when this one has died too (`heir`). First
-the calls that a worker makes are listed; then, for each call and both sides of it, a worker dies
-there and a second one finishes. The invariants must find nothing each time.
+(`alone`), with the first one cancelled while it streams (`cancel`), with SIGTERM to the worker
+meanwhile (`drain`), after another worker died in the middle of the first answer, which the client
+cancels when this one has died too (`heir`), with a round of tools before each answer (`tools`), or
+with a tool that waits for a person, who approves while the worker lives or after it died
+(`approval`). First the calls that a worker makes are listed; then, for each call and both sides of
+it, a worker dies there and a second one finishes. The invariants must find nothing each time.
 
 Owns the hook that counts calls and exits, in the forked child only, and the table of
 `python -m tests.chaos.redis_call_deaths`. Calls that loops make by the clock (heartbeat, report,
@@ -19,17 +20,20 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 import uvloop
 
+from shared.redis import functions
 from shared.redis.client import Argument, Redis, Reply
 from shared.redis.functions import Cancelled
 from shared.settings import RedisSettings, WorkerSettings
 from tests.chaos import invariants
 from tests.chaos.evidence import AcceptedMessage, Evidence, Finding, question
 from tests.chaos.scene import Scene, running_scene
+from tests.chaos.tool_rounds import KEPT_TEXT, install_tools
 from tests.chaos.worker_pool import WorkerChild
 from tests.support import command_line, waiting
 from tests.worker.front import Front, Ticket
@@ -49,8 +53,9 @@ _WORKER: Final = WorkerSettings(
 )
 
 Side = Literal["before", "after"]
-Scenario = Literal["talk", "alone", "cancel", "drain", "heir"]
+Scenario = Literal["talk", "alone", "cancel", "drain", "heir", "tools", "approval"]
 SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
+_WITH_TOOLS: Final[frozenset[Scenario]] = frozenset({"tools", "approval"})
 
 
 class Boundary(NamedTuple):
@@ -139,16 +144,31 @@ class Passage(NamedTuple):
     """One run of the scenario, under a prefix of its own."""
 
     scene: Scene
+    scenario: Scenario
     settings: RedisSettings
     front: Front
     evidence: Evidence
 
     @classmethod
-    def of(cls, scene: Scene, name: str) -> "Passage":
+    def of(cls, scene: Scene, scenario: Scenario, name: str) -> "Passage":
         """Return the passage of that name."""
-        settings = msgspec.structs.replace(scene.settings.redis, prefix=name)
+        settings = msgspec.structs.replace(scene.settings.redis, prefix=f"{scenario}-{name}")
         whole = msgspec.structs.replace(scene.settings, redis=settings)
-        return cls(scene, settings, Front(scene.redis, whole), Evidence())
+        evidence = Evidence(kept_text=KEPT_TEXT if scenario in _WITH_TOOLS else "")
+        return cls(scene, scenario, settings, Front(scene.redis, whole), evidence)
+
+    @property
+    def hooks(self) -> list[tuple[str, str]]:
+        """What each worker of this passage is changed by."""
+        if self.scenario not in _WITH_TOOLS:
+            return []
+        approval = str(self.approval) if self.scenario == "approval" else ""
+        return [(f"{install_tools.__module__}:{install_tools.__name__}", approval)]
+
+    @property
+    def approval(self) -> Path:
+        """The file that says that the call was approved."""
+        return self.scene.server.folder / f"approved-{self.settings.prefix}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -176,8 +196,13 @@ class Passage(NamedTuple):
         return tickets
 
     async def is_over(self, tickets: Sequence[Ticket]) -> bool:
-        """Return whether these have ended."""
+        """Return whether these have ended; approve what waits for a person."""
         statuses = [await self.front.poll(ticket) for ticket in tickets]
+        for ticket, polled in zip(tickets, statuses, strict=True):
+            if polled.stage == "awaiting_approval":
+                self.approval.touch()
+                ask = functions.ResumeAsk(account=ticket.account, id=ticket.id)
+                await functions.resume(self.scene.redis, ticket.root, ask)
         return all(polled.is_final for polled in statuses)
 
     async def wait_for_words(self, ticket: Ticket, worker: WorkerChild) -> None:
@@ -207,8 +232,8 @@ class Passage(NamedTuple):
 async def list_boundaries(scene: Scene, scenario: Scenario = "talk") -> list[Boundary]:
     """Run a scenario once; return both sides of every call in it."""
     names = scene.server.folder / f"calls-{scenario}"
-    passage = Passage.of(scene, f"census-{scenario}")
-    await _run_passage(passage, scenario, TrapPlan(path=str(names)))
+    passage = Passage.of(scene, scenario, "census")
+    await _run_passage(passage, TrapPlan(path=str(names)))
     assert passage.findings() == []
     seen: Counter[str] = Counter()
     boundaries = []
@@ -222,19 +247,20 @@ async def die_at(scene: Scene, scenario: Scenario, boundary: Boundary) -> Death:
     """Run a scenario in which a worker dies at a boundary and a second one finishes."""
     began = asyncio.get_running_loop().time()
     name, number, side = boundary
-    passage = Passage.of(scene, f"{scenario}-{name}-{number}-{side}")
-    code = await _run_passage(passage, scenario, TrapPlan(name=name, number=number, side=side))
+    passage = Passage.of(scene, scenario, f"{name}-{number}-{side}")
+    code = await _run_passage(passage, TrapPlan(name=name, number=number, side=side))
     seconds = asyncio.get_running_loop().time() - began
     return Death(boundary, code == _DEATH, seconds, passage.findings())
 
 
-async def _run_passage(passage: Passage, scenario: Scenario, plan: TrapPlan) -> int:
+async def _run_passage(passage: Passage, plan: TrapPlan) -> int:
     """Run a scenario with a worker that has this hook; return its exit code."""
+    scenario = passage.scenario
     tickets = await passage.submit_turns(is_sessionless=scenario == "alone")
     if scenario == "heir":
         await _die_midway(passage, tickets[0])
     hook = f"{_MODULE}:{install_trap.__name__}", msgspec.json.encode(plan).decode()
-    first = passage.scene.pool.fork_worker([hook], passage.environment)
+    first = passage.scene.pool.fork_worker([hook, *passage.hooks], passage.environment)
 
     async def is_done() -> bool:
         return first.code is not None or await passage.is_over(tickets)
@@ -267,7 +293,7 @@ async def _finish(passage: Passage, tickets: Sequence[Ticket]) -> None:
     """Let a second worker finish what is left."""
     is_over = partial(passage.is_over, tickets)
     if not await is_over():
-        worker = passage.scene.pool.fork_worker((), passage.environment)
+        worker = passage.scene.pool.fork_worker(passage.hooks, passage.environment)
         await waiting.until(is_over, _GIVE_UP_SECONDS, what="the end")
         worker.kill()
         await worker.ended()

@@ -26,6 +26,7 @@ from shared.settings import (
 )
 from shared.tiers import LimitSettings, Tier
 from tests.chaos.evidence import Evidence
+from tests.chaos.tool_rounds import calls_of
 from tests.chaos.worker_pool import WorkerPool
 from tests.support import processes
 from tests.support.redis_server import Appendfsync, Server
@@ -75,7 +76,10 @@ class Upstream:
         self._pace = pace
 
     def answer(self, request: Request) -> ScriptedAnswer:
-        """Note the call and return its answer."""
+        """Note the call and return its answer; calls of tools come first, and are not noted."""
+        calls = calls_of(request)
+        if calls is not None:
+            return calls
         user_messages = [
             str(each["content"]) for each in request.messages if each["role"] == "user"
         ]
@@ -111,6 +115,7 @@ def settings_of(
                 max_output_tokens=512,
                 input_rate=1.0,
                 output_rate=2.0,
+                capabilities=("tools",),
                 # The upstream answers at once, so a call that hangs is given up soon.
                 first_token_seconds=8.0,
             ),

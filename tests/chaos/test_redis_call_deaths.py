@@ -8,14 +8,24 @@ from tests.chaos.redis_call_deaths import Scenario
 pytestmark = pytest.mark.timeout(60)
 
 # Each passage takes half a second; those around the settlement are always tried.
-_EVERY: dict[Scenario, int] = {"talk": 25, "alone": 33, "cancel": 37, "drain": 31, "heir": 29}
+_EVERY: dict[Scenario, int] = {
+    "talk": 25,
+    "alone": 33,
+    "cancel": 37,
+    "drain": 31,
+    "heir": 29,
+    "tools": 71,
+    "approval": 71,
+}
+# What a worker ends an attempt with.
+_LAST_CALLS = frozenset({"settle", "release", "suspend"})
 
 
 @pytest.mark.parametrize("scenario", _EVERY)
 async def test_nothing_is_lost_where_a_worker_dies(scenario: Scenario) -> None:
     async with redis_call_deaths.shared_scene() as scene:
         every = await redis_call_deaths.list_boundaries(scene, scenario)
-        settlement = [one for one in every if one.name in {"settle", "release"}][:2]
+        settlement = [one for one in every if one.name in _LAST_CALLS][:2]
         chosen = dict.fromkeys((*settlement, *every[:: _EVERY[scenario]]))
         tried = [await redis_call_deaths.die_at(scene, scenario, boundary) for boundary in chosen]
     assert [one.findings for one in tried] == [[]] * len(tried)
