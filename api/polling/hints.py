@@ -62,6 +62,10 @@ class Hints:
             hint = wait.hint(known, queue_wait.waited_seconds(generation))
             estimate = eta.estimate(known, 0.0, wait.seconds) if wait.is_known else None
             return min(self._hint_max, hint), estimate
+        if generation.stage == "awaiting_approval":
+            # Nothing predicts when a person decides.
+            since_accepted = (generation.seen - generation.accepted) / 1000
+            return min(self._hint_max, queue_wait.UNKNOWN.hint(known, since_accepted)), None
         elapsed = 0.0
         if generation.started is not None:
             elapsed = max(0.0, (generation.seen - generation.started) / 1000)

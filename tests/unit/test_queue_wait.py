@@ -111,12 +111,16 @@ class Queue:
         """Follow one message as its client does, from the receipt to the end."""
         return asyncio.run(self._follow(index))
 
-    async def _follow(self, index: int) -> Followed:
-        hints = Hints(
+    def hints(self) -> Hints:
+        """Return the hints for its messages."""
+        return Hints(
             cast("ModelDurations", SimpleNamespace(durations=self._known)),
             cast("LiveFleet", SimpleNamespace(current=self._workers)),
             Settings().retention.generation_seconds,
         )
+
+    async def _follow(self, index: int) -> Followed:
+        hints = self.hints()
         _, end = self._times[index]
         self.now, polls = 0.0, 0
         estimates: list[Eta | None] = []
@@ -199,7 +203,7 @@ def test_a_queue_four_times_slower_than_expected_keeps_polls_few() -> None:
         assert found.late <= max(2.0, (found.end + found.late) / 2), index
 
 
-def _generation(waited: float, position: QueuePosition, **fields: object) -> Generation:
+def _generation(waited: float, position: QueuePosition | None, **fields: object) -> Generation:
     made = Generation(
         id="g",
         seen=int(waited * 1000),
@@ -213,6 +217,23 @@ def _generation(waited: float, position: QueuePosition, **fields: object) -> Gen
         position=position,
     )
     return msgspec.structs.replace(made, **fields)
+
+
+async def test_nothing_predicts_when_a_person_decides() -> None:
+    """Polls become rarer with the time since the message, and no ETA is given."""
+    queue = Queue([1.0], known=_QUICK)
+    waits = [
+        await queue.hints().for_generation(
+            "",
+            _generation(waited, None, stage="awaiting_approval", started=9),
+        )
+        for waited in (1.0, 10.0, 86_400.0)
+    ]
+    assert [estimate for _, estimate in waits] == [None] * 3
+    hints = [hint for hint, _ in waits]
+    assert hints == sorted(hints)
+    assert hints[1] >= 6
+    assert hints[-1] == 30
 
 
 def test_a_queue_that_moves_is_believed_and_one_that_stands_is_not() -> None:

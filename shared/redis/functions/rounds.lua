@@ -180,9 +180,9 @@ function rounds.trim_events(root, account, id, attempt, kept)
   until #page < 256
 end
 
--- Deletes what only a generation with rounds or a wait has.
+-- Deletes what only a generation with rounds or a wait has. An empty `finer_stage` stays with the record.
 function rounds.delete(root, account, id, generation)
-  if not (generation.kept or generation.finer_stage) then return end
+  if not generation.kept and (generation.finer_stage or '') == '' then return end
   redis.call('DEL', rounds_key(root, account, id))
   redis.call('HDEL', generation_key(root, account, id), 'kept', 'finer_stage', 'suspended')
 end
