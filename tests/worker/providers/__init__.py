@@ -8,6 +8,7 @@ anthropic        The row of Anthropic's messages
 gemini           The row of Gemini's generateContent
 messages         Short forms of calls of tools, and of their results
 calls            One call of an adapter, and its result
+reports          What every dialect reports of the same answers: caches, finish reasons, words
 upstream         A server of raw bytes: a script decides what each connection is sent, and when
 memory_upstream  The same in memory, for tests that call thousands of times
 exchanges        Refusals of vendors, and the failure that each becomes

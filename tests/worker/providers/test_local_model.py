@@ -80,6 +80,11 @@ async def _try(provider: HttpProvider) -> None:
         assert 0 < used.output_tokens <= tokens_max
         assert reason in {"stop", "length"}
 
+    again = await _parts(provider, _ask("Say hello to the bears.", 1))
+    (used,) = (part for part in again if isinstance(part, ReportedUsage))
+    # All but the last token of what it has read before, which is a part of the whole input.
+    assert used.input_tokens > used.cached_input_tokens >= used.input_tokens // 2
+
     async with aclosing(provider.stream(_ask("Tell a long story.", 200))) as parts_of:
         assert isinstance(await anext(parts_of), KeepAlive)
         assert isinstance(await anext(parts_of), Text | Ended | KeepAlive)
