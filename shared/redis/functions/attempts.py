@@ -269,7 +269,7 @@ async def append(
             raise StoreError(f"append answered {answer!r}")
 
 
-class Meter(msgspec.Struct, frozen=True, kw_only=True):
+class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The tokens that a generation used, and the model; of the input, those cached and written."""
 
     model: str

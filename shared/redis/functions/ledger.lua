@@ -44,9 +44,9 @@ local function count_usage(root, account, generation, ending, captured)
   redis.call('HINCRBY', name, prefix .. 'generations', '1')
   redis.call('HINCRBY', name, prefix .. 'input', int(meter.input))
   redis.call('HINCRBY', name, prefix .. 'output', int(meter.output))
-  for _, part in ipairs({'reasoning', 'cached', 'written'}) do
-    if (meter[part] or 0) > 0 then redis.call('HINCRBY', name, prefix .. part, int(meter[part])) end
-  end
+  if meter.reasoning > 0 then redis.call('HINCRBY', name, prefix .. 'reasoning', int(meter.reasoning)) end
+  if (meter.cached or 0) > 0 then redis.call('HINCRBY', name, prefix .. 'cached', int(meter.cached)) end
+  if (meter.written or 0) > 0 then redis.call('HINCRBY', name, prefix .. 'written', int(meter.written)) end
   if captured > 0 then redis.call('HINCRBY', name, prefix .. 'credits', int(captured)) end
 end
 
