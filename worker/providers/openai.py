@@ -11,8 +11,9 @@ A conversation is sent in its order. OpenAI's own models know the role `develope
 arguments of a call that are no JSON; many compatible servers know neither (vLLM refuses such a
 conversation for good), so they are sent `system`, and an object that holds the arguments. Results
 of tools have no images here: those follow in a user's message after the last result. A failed
-result says so in its text. What an upstream wants back of its reasoning (DeepSeek's
-`reasoning_content`, OpenRouter's `reasoning_details`) is a field of the message.
+result says so in its text. Mistral accepts only ids of its own form, so it is sent digests of
+others. What an upstream wants back of its reasoning (DeepSeek's `reasoning_content`, OpenRouter's
+`reasoning_details`) is a field of the message.
 
 A model that makes images or sounds is asked for them. OpenAI and DeepSeek refuse to answer with a
 JSON object unless a message names JSON, so a system message does where none is.
@@ -23,6 +24,7 @@ have ways of their own (xAI, Groq and Mistral among them): their models must not
 searching.
 """
 
+import hashlib
 import re
 from base64 import b64encode
 from typing import Any, Final
@@ -52,6 +54,8 @@ _SEARCH: Final[dict[str, dict[str, Any]]] = {
 _REASONS_BY_ITSELF: Final = re.compile(r"(^|/)(o[1-9]|gpt-([5-9]|\d\d))")
 # OpenAI's own models; gpt-oss is served by others.
 _IS_OPENAIS: Final = re.compile(r"(^|/)(o[1-9]|gpt-\d|chatgpt-)")
+_IS_MISTRALS: Final = re.compile(r"(^|/|-)([a-z]+stral|mixtral)-")
+_MISTRALS_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
 _RESULT_IMAGES: Final = "The images of the tool result `{}`:"
 _FAILED: Final = "Error: "
 _ASKS_FOR_JSON: Final = "Answer with one JSON object."
@@ -141,7 +145,7 @@ def _messages(request: ChatRequest) -> list[dict[str, Any]]:
     waiting: list[dict[str, Any]] = []
     for message in request.messages:
         if message.role == "tool":
-            sent.append(_result(message))
+            sent.append(_result(message, request.model))
             waiting += _images_of_result(message)
             continue
         if waiting:
@@ -182,10 +186,10 @@ def _content(message: ChatMessage) -> str | list[dict[str, Any]]:
     ]
 
 
-def _result(message: ChatMessage) -> dict[str, Any]:
+def _result(message: ChatMessage, model: ModelSettings) -> dict[str, Any]:
     text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
     content = _FAILED + text if message.is_error else text
-    return {"role": "tool", "content": content, "tool_call_id": message.call_id}
+    return {"role": "tool", "content": content, "tool_call_id": _id(message.call_id, model)}
 
 
 def _assistant(message: ChatMessage, model: ModelSettings, *, is_openais: bool) -> dict[str, Any]:
@@ -194,7 +198,7 @@ def _assistant(message: ChatMessage, model: ModelSettings, *, is_openais: bool) 
     if calls:
         payload["tool_calls"] = [
             {
-                "id": call.call_id,
+                "id": _id(call.call_id, model),
                 "type": "function",
                 "function": {"name": call.tool, "arguments": _arguments(call, as_is=is_openais)},
             }
@@ -204,6 +208,12 @@ def _assistant(message: ChatMessage, model: ModelSettings, *, is_openais: bool) 
         if isinstance(part, OpaquePart) and is_readable(part, DIALECT, model):
             payload |= {name: part.value[name] for name in REASONING_FIELDS if name in part.value}
     return payload
+
+
+def _id(call_id: str, model: ModelSettings) -> str:
+    """Return a call's id in a form that the upstream accepts; it may come from another one."""
+    is_accepted = not _IS_MISTRALS.search(model.upstream) or _MISTRALS_ID.fullmatch(call_id)
+    return call_id if is_accepted else hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
 def _arguments(call: CallPart, *, as_is: bool) -> str:

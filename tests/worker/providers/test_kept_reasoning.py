@@ -257,3 +257,31 @@ def test_only_openais_models_are_sent_what_only_they_know(
     sent = json.loads(dialect.words.body(request))["messages"]
     assert sent[0]["role"] == role
     assert sent[1]["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+@pytest.mark.parametrize(
+    ("upstream", "is_mistrals"),
+    [
+        ("mistral-large-latest", True),
+        ("mistralai/devstral-small", True),
+        ("open-mixtral-8x22b", True),
+        ("gpt-4o", False),
+        ("kimi-k2", False),
+    ],
+)
+@_CHAT
+def test_mistral_is_sent_ids_of_its_own_form(
+    dialect: Dialect, upstream: str, *, is_mistrals: bool
+) -> None:
+    model = ModelSettings(identifier="m", provider="up", upstream=upstream)
+    ids = ["functions.look:0", "functions.look:1", "abcDEF123"]
+    calls = [CallPart(each, "look", "{}") for each in ids]
+    messages = [_ASKED, calling(*calls), *(result(each, "two") for each in ids)]
+    request = ChatRequest(model=model, messages=messages, max_tokens=64)
+    _, called, *results = json.loads(dialect.words.body(request))["messages"]
+    sent = [call["id"] for call in called["tool_calls"]]
+    assert [each["tool_call_id"] for each in results] == sent
+    assert len(set(sent)) == len(ids)
+    assert sent[2] == ids[2]
+    assert (sent == ids) == (not is_mistrals)
+    assert all(len(each) == 9 and each.isalnum() for each in sent) == is_mistrals
