@@ -142,7 +142,7 @@ async def retry(
     json: Json = False,
     folder: RunningFolder = FOLDER,
 ) -> int:
-    """Retry dead letters: each becomes a new turn of its session, and its credits are held again.
+    """Retry dead letters: each is sent again, in its session if any; its credits are held again.
 
     Args:
         ids: ACCOUNT/GENERATION, as `list` prints it.

@@ -147,8 +147,8 @@ ENDPOINTS: Final = (
         summary="Submit dead letters again",
         body=JsonBody(wire.ActionBody),
         replies=wire.RetryReply,
-        description="Each becomes a new turn of its session, once, and its credits are set aside "
-        f"again. {_ACTIONS}",
+        description="Each is sent again, once: in its session, if it has one. Its credits are set "
+        f"aside again. {_ACTIONS}",
     ),
     Endpoint(
         operation="discard_dead_letters",

@@ -9,6 +9,7 @@ family of keys is by MEMORY USAGE, which leaves out the server's own table of ke
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from shared.redis import keys
@@ -18,6 +19,7 @@ from tests.bench.figures import Figure
 from tests.bench.system_rig import Rig
 from tests.bench.trips import drained
 from tests.support.api_client import ApiClient
+from tests.support.redis_functions import RedisFunctions
 from tests.support.redis_server import RawClient
 from tests.support.scripted_provider import Request, ScriptedAnswer
 from tests.support.waiting import until
@@ -29,13 +31,17 @@ _MODELS: Final = tuple(system_rig.model(name) for name in ("one", "two", "three"
 _CLIENTS: Final = 8
 _WARM_UP: Final = 64
 _EXPIRY_SECONDS: Final = 120.0
+# Of what is accepted without a route.
+_HOLD: Final = 1_000
+_DEADLINE_MS: Final = 600_000
+_PLENTY: Final = 1_000_000
 _ANSWER: Final = "Energy is kept, entropy grows, and nothing ever gets as cold as it could. " * 3
 
 Talk = Callable[[ApiClient, int], Coroutine[Any, Any, int]]
 
 
 async def measure(generations: int = GENERATIONS) -> list[Figure]:
-    """Measure conversations of one turn, then as many turns in long ones."""
+    """Measure conversations of one turn, as many turns in long ones, and as many without one."""
     retention = RetentionSettings(events_seconds=1)
     async with system_rig.running(workers=2, models=_MODELS, retention=retention) as system:
         system.provider.answer = _answer
@@ -44,6 +50,12 @@ async def measure(generations: int = GENERATIONS) -> list[Figure]:
         return [
             *await _weigh(system, "conversations of one turn", _one_turn, generations),
             *await _weigh(system, f"turns, {TURNS} a conversation", _many_turns, generations),
+            *await _weigh(
+                system,
+                "generations without a session",
+                partial(_without_session, system),
+                generations,
+            ),
         ]
 
 
@@ -101,6 +113,23 @@ async def _many_turns(customer: ApiClient, generations: int) -> int:
         message = _message(number)
         fields = {} if number % TURNS == 0 else {"session_id": session}
         session = (await customer.submit(message, **fields))["session_id"]
+        sent += len(message) + len(_ANSWER)
+    return sent
+
+
+async def _without_session(system: Rig, _: ApiClient, generations: int) -> int:
+    account, sent = system.account, 0
+    queue = RedisFunctions(system.redis, system.settings.redis, account.partition)
+    for number in range(generations):
+        message = _message(number)
+        await queue.submit_alone(
+            account.id,
+            content=message,
+            hold=_HOLD,
+            deadline_ms=_DEADLINE_MS,
+            unfinished_max=_PLENTY,
+            total_max=_PLENTY,
+        )
         sent += len(message) + len(_ANSWER)
     return sent
 

@@ -61,6 +61,7 @@ async def test_memory() -> None:
     assert [figure.name for figure in found if figure.is_met is not None] == [
         "bytes of 16 conversations of one turn",
         "bytes of 16 turns, 20 a conversation",
+        "bytes of 16 generations without a session",
     ]
 
 

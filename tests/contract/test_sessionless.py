@@ -332,6 +332,20 @@ async def test_an_end_by_a_process_that_knows_only_sessions_keeps_the_credits(
     await queue.redis.call("UNLINK", _turn(queue, ticket))
 
 
+async def test_restore_by_a_process_that_knows_only_sessions_leaves_nothing_in_the_end(
+    queue: RedisFunctions, older: RedisFunctions
+) -> None:
+    ticket = await queue.submit_alone()
+    await queue.redis.call("DEL", keys.READY(queue.root, "ann", "interactive"))
+    await queue.redis.call("DEL", keys.LANE(queue.root, "interactive"))
+    ask = RestoreAsk(names=[("ann", ticket.id)], lease_ms=LONG_MS)
+    await functions.restore(older.redis, older.root, ask)
+    assert await queue.claim() == []
+    await functions.restore(queue.redis, queue.root, ask)
+    await queue.complete(await queue.claim_one())
+    assert "waiting" not in await _families(queue)
+
+
 async def test_a_retry_by_a_process_that_knows_only_sessions_is_refused(
     queue: RedisFunctions, older: RedisFunctions
 ) -> None:

@@ -55,7 +55,11 @@ local function finish_generation(root, account, id, generation, ending)
   if head or is_alone then
     local chunk = turns_chunk_key(root, account, generation.session, generation.turn)
     redis.call('HSET', chunk, generation.turn .. ':a', ending.assistant)
-    if is_alone then redis.call('PEXPIRE', chunk, int(ending.keep[1])) end
+    if is_alone then
+      redis.call('PEXPIRE', chunk, int(ending.keep[1]))
+      -- `restore` of a version that knows only sessions has put it behind a head that there is not.
+      redis.call('ZREM', waiting_key(root, account, generation.session), id)
+    end
     if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
       write_dead_letter(root, account, id, generation, ending)
     end
