@@ -247,7 +247,8 @@ async def die_at(scene: Scene, scenario: Scenario, boundary: Boundary) -> Death:
     """Run a scenario in which a worker dies at a boundary and a second one finishes."""
     began = asyncio.get_running_loop().time()
     name, number, side = boundary
-    passage = Passage.of(scene, scenario, f"{name}-{number}-{side}")
+    # A prefix of keys has at most 32 characters.
+    passage = Passage.of(scene, scenario, f"{name[:12]}-{number}-{side}")
     code = await _run_passage(passage, TrapPlan(name=name, number=number, side=side))
     seconds = asyncio.get_running_loop().time() - began
     return Death(boundary, code == _DEATH, seconds, passage.findings())
