@@ -51,31 +51,30 @@ class Round:
 
 
 class Rounds:
-    """All finished rounds; only the last one may have calls without a result."""
+    """All rounds that have `finished`; only the last one may have calls without a result.
+
+    `cost` is the sum of `costs`, in microcredits.
+    """
 
     def __init__(self) -> None:
-        self._rounds: list[Round] = []
+        self.finished: list[Round] = []
+        self.cost = 0
         self.costs: list[CallCost] = []
         self.media: list[Media] = []
         self.citations: list[Citation] = []
-
-    def __iter__(self) -> Iterator[Round]:
-        return iter(self._rounds)
-
-    def __len__(self) -> int:
-        return len(self._rounds)
 
     def add(self, entry: RoundEntry) -> None:
         """Add an entry of the log."""
         message = entry.message
         if message is not None and message.role == "assistant":
-            self._rounds.append(Round(entry))
+            self.finished.append(Round(entry))
             self.media += entry.media
             self.citations += entry.citations
             if entry.cost is not None:
                 self.costs.append(entry.cost)
+                self.cost += entry.cost.usage.cost
             return
-        last = self._rounds[-1]
+        last = self.finished[-1]
         if message is not None:
             last.results[message.call_id] = entry
         last.started |= set(entry.started)
@@ -84,21 +83,21 @@ class Rounds:
     @property
     def open_calls(self) -> list[CallPart]:
         """The calls without a result."""
-        return self._rounds[-1].open_calls if self._rounds else []
+        return self.finished[-1].open_calls if self.finished else []
 
     def is_uncertain(self, call: CallPart) -> bool:
         """Tell whether a call without a result was begun, and must not run twice."""
-        return call.call_id in self._rounds[-1].started
+        return call.call_id in self.finished[-1].started
 
     def messages(self) -> tuple[Message, ...]:
         """Return the messages of all rounds, in the order in which a model reads them."""
-        return tuple(message for each in self._rounds for message in each.messages())
+        return tuple(message for each in self.finished for message in each.messages())
 
     def text(self) -> str:
         """Return the text that the rounds have shown."""
-        texts = (each.message.text for each in self._rounds)
+        texts = (each.message.text for each in self.finished)
         return TEXT_SEPARATOR.join(text for text in texts if text)
 
     def reasoning(self) -> str:
         """Return the reasoning that the rounds have shown."""
-        return "".join(each.begun.reasoning for each in self._rounds)
+        return "".join(each.begun.reasoning for each in self.finished)

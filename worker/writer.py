@@ -60,7 +60,7 @@ class Writer:
         self._first_unsent = 0
         # Of earlier rounds, which are kept.
         self._is_between_rounds = False
-        self._text_bytes_before = self._reasoning_bytes_before = 0
+        self._text_bytes_before = self._bytes_before = 0
         self._text_bytes_kept: int | None = None
         self._entries: list[str] = []
         self._rounds_bill = ""
@@ -89,7 +89,7 @@ class Writer:
     def tokens(self) -> tuple[int, int]:
         """Estimate the tokens of the present round's text and of its reasoning; 0 without any."""
         text_bytes = self._text_bytes - self._text_bytes_before
-        reasoning_bytes = self._reasoning_bytes - self._reasoning_bytes_before
+        reasoning_bytes = self._reasoning_bytes - (self._bytes_before - self._text_bytes_before)
         return (
             price.tokens_in_bytes(text_bytes) if text_bytes else 0,
             price.tokens_in_bytes(reasoning_bytes) if reasoning_bytes else 0,
@@ -105,23 +105,26 @@ class Writer:
 
     def has_shown(self) -> bool:
         """Return whether a caller may have seen anything of the present round."""
-        return not self._is_between_rounds and (self._has_shown or self._has_text())
+        # As `_has_text`, without the call: each append asks.
+        has_text = self._text_bytes + self._reasoning_bytes > self._bytes_before
+        return has_text or (self._has_shown and not self._is_between_rounds)
 
     def begin_round(self) -> None:
-        """Begin a round: all before it is kept, and bars no retry."""
+        """Begin a round: what finished rounds have shown bars no retry of it."""
         self._is_between_rounds = self._has_shown = self._has_sent_text = False
-        self._text_bytes_before = self._text_bytes
-        self._reasoning_bytes_before = self._reasoning_bytes
 
     def end_round(self) -> None:
-        """End a round: what comes before the next one is no part of any, such as tools' results."""
+        """End a round: its text is kept, and what follows (tools' results) is no part of any."""
         self._is_between_rounds = True
+        self._text_bytes_before = self._text_bytes
+        self._bytes_before = self._text_bytes + self._reasoning_bytes
 
     async def drop_round(self) -> None:
         """Drop the present round's text and reasoning, for followers too."""
         await self.flush()
+        reasoning_bytes = self._bytes_before - self._text_bytes_before
         text = self.text().encode()[: self._text_bytes_before].decode()
-        reasoning = self.reasoning().encode()[: self._reasoning_bytes_before].decode()
+        reasoning = self.reasoning().encode()[:reasoning_bytes].decode()
         self.restore(text, reasoning)
         self._text_bytes_kept = self._text_bytes
         self.append_event(events.Reset(len(text)))
@@ -173,7 +176,7 @@ class Writer:
 
     def expect(self, length: int) -> None:
         """Compute progress against an answer of `length` bytes, reasoning included."""
-        self._expected_bytes = length + self._text_bytes_before + self._reasoning_bytes_before
+        self._expected_bytes = length + self._bytes_before
 
     def append_text(self, text: str) -> None:
         """Append a piece of the answer."""
@@ -208,7 +211,7 @@ class Writer:
         return self._append_task is None and self._timer is None and not self._closed
 
     def _has_text(self) -> bool:
-        return self.length() > self._text_bytes_before + self._reasoning_bytes_before
+        return self._text_bytes + self._reasoning_bytes > self._bytes_before
 
     def _schedule_flush(self) -> None:
         if self._waits_for_text and self._timer is not None:

@@ -8,6 +8,7 @@ any text the generation fails, and what was shown is charged. The last round is 
 An answer of another form than was asked for is dropped, and made once more.
 """
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import Final
 
@@ -37,20 +38,19 @@ _SPENT_ON_TOOLS: Final = Failure(
 )
 
 
-async def answer(run: Run) -> Outcome | None:
+def answer(run: Run) -> Awaitable[Outcome | None]:
     """Stream the answer into `run.writer` and fill `run.usage`; None when it is complete."""
-    if run.calls >= CALLS_PER_TURN_MAX:
-        return Failed(_CALLS_USED_UP)
-    if run.rounds:
-        run.searches = 0
-        await show_again(run)
+    is_free = run.submission.form.kind == "text"
+    return _answer_in_rounds(run) if is_free else _answer_in_form(run)
+
+
+async def _answer_in_form(run: Run) -> Outcome | None:
+    """Answer, and answer once more where the first answer has another form."""
     outcome = await _answer_in_rounds(run)
     if outcome is not None or (flaw := find_flaw(run)) is None:
         return outcome
     if may_ask_again(run):
         await run.writer.drop_round()
-        if run.rounds:
-            await show_again(run)
         outcome = await _answer_in_rounds(run)
         if outcome is not None or (flaw := find_flaw(run)) is None:
             return outcome
@@ -59,13 +59,21 @@ async def answer(run: Run) -> Outcome | None:
 
 async def _answer_in_rounds(run: Run) -> Outcome | None:
     """Call the model, and tools as long as it asks for any; None when the answer is complete."""
+    if run.calls >= CALLS_PER_TURN_MAX:
+        return Failed(_CALLS_USED_UP)
+    if run.rounds.finished:
+        run.searches = 0
+        await show_again(run)
     while True:
-        outcome = await _call_open_tools(run)
-        if outcome is not None:
-            return outcome
-        if run.rounds and not _may_continue(run):
-            return _cut_off(run)
-        outcome = await _call_model(run)
+        if run.rounds.finished:
+            outcome = await _call_open_tools(run)
+            if outcome is not None:
+                return outcome
+            if not _may_continue(run):
+                return _cut_off(run)
+        run.writer.begin_round()
+        run.writer.append_event(events.StageChanged("generating"), stage="generating")
+        outcome = await call_model(run, partial(build_request, run))
         if outcome is not None or not _has_called(run):
             return outcome
         keep_call(run, Message(role="assistant", parts=own_parts(run)))
@@ -78,24 +86,18 @@ async def _call_open_tools(run: Run) -> Outcome | None:
     return await call_tools(run, run.dependencies.tools.offered(run.submission))
 
 
-async def _call_model(run: Run) -> Outcome | None:
-    """Begin a round with a turn of the model."""
-    run.writer.begin_round()
-    run.writer.append_event(events.StageChanged("generating"), stage="generating")
-    return await call_model(run, partial(build_request, run))
-
-
 def _has_called(run: Run) -> bool:
     """Tell whether the model waits for results of the deployment's tools."""
-    has_tools = bool(run.dependencies.tools.offered(run.submission))
-    return has_tools and run.finish_reason == "tool_calls" and bool(run.call_ids)
+    if run.finish_reason != "tool_calls":
+        return False
+    return bool(run.dependencies.tools.offered(run.submission)) and bool(run.call_ids)
 
 
 def _may_continue(run: Run) -> bool:
     """Tell whether another round may begin, by any model of the route that has room for it."""
     assert run.model is not None  # noqa: S101  `choose_model` went before
     run.fallbacks = tuple(each for each in run.fallbacks if has_room(run, each))
-    return len(run.rounds) <= ROUNDS_MAX and has_room(run, run.model)
+    return len(run.rounds.finished) <= ROUNDS_MAX and has_room(run, run.model)
 
 
 def _cut_off(run: Run) -> Failed | None:

@@ -30,9 +30,11 @@ def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None)
     """Return the request, with `tokens_max` tokens of input at most, or as many as fit."""
     if tokens_max is None:
         tokens_max = _input_tokens_max(run, model)
-    rounds = [ChatMessage.of(message, {}) for message in run.rounds.messages()]
+    rounds: list[ChatMessage] = []
+    if run.rounds.finished:
+        rounds = [ChatMessage.of(message, {}) for message in run.rounds.messages()]
     tools = _tools(run, model)
-    extra_tokens = tokens_of(rounds) + price.tokens_in_tools(tools)
+    extra_tokens = (tokens_of(rounds) if rounds else 0) + price.tokens_in_tools(tools)
     messages = _messages(run, tokens_max - extra_tokens)
     repeated = _repeated(run, messages)
     sent = tokens_of(messages) + extra_tokens
@@ -40,12 +42,13 @@ def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None)
     is_held_for = run.submission.holds_history or bool(rounds)
     held_for = sent if is_held_for else tokens_of_prompt(run, run.prompt)
     max_tokens = max(1, min(_answer_tokens(run, model, held_for), model.context_window - sent))
+    is_last = len(run.rounds.finished) >= ROUNDS_MAX
     request = ChatRequest(
         model=model,
         messages=messages,
         max_tokens=max_tokens,
         tools=tools,
-        tool_choice=run.submission.tool_choice if len(run.rounds) < ROUNDS_MAX else _NO_TOOL,
+        tool_choice=_NO_TOOL if is_last else run.submission.tool_choice,
         deep_think=run.submission.features.deep_think,
         web_search=run.searched_by == "model",
         repeated=repeated,
@@ -74,7 +77,10 @@ def has_room(run: Run, model: ModelSettings) -> bool:
     return (
         "tools" in model.capabilities
         and model.context_window - sent >= least
-        and price.affordable_tokens(model, sent, _held(run), searches_max(run, model)) >= least
+        and price.affordable_tokens(
+            model, sent, run.claimed.hold - run.rounds.cost, searches_max(run, model)
+        )
+        >= least
     )
 
 
@@ -84,11 +90,6 @@ def _tools(run: Run, model: ModelSettings) -> tuple[ToolDefinition, ...]:
         return run.submission.tools
     offered = run.dependencies.tools.offered(run.submission)
     return tuple(tool.definition for tool in offered.values())
-
-
-def _held(run: Run) -> int:
-    """Return what the hold has left for further calls of models."""
-    return run.claimed.hold - sum(each.usage.cost for each in run.rounds.costs)
 
 
 def _repeated(run: Run, messages: list[ChatMessage]) -> Literal["tools", "system", "history"]:
@@ -119,5 +120,7 @@ def _answer_tokens(run: Run, model: ModelSettings, tokens: int) -> int:
     As many as the hold pays for: it may have been made for another model.
     """
     asked = min(run.submission.max_output_tokens, model.max_output_tokens)
-    paid = price.affordable_tokens(model, tokens, _held(run), searches_max(run, model))
+    paid = price.affordable_tokens(
+        model, tokens, run.claimed.hold - run.rounds.cost, searches_max(run, model)
+    )
     return min(asked, paid) if paid >= OUTPUT_TOKENS_MIN else asked

@@ -26,7 +26,7 @@ _UNREADABLE = Failure(
 
 async def restore_rounds(run: Run) -> Failed | None:
     """Fill `run.rounds` with what earlier attempts kept; their text stands in the writer."""
-    if run.claimed.kept is None or run.rounds:
+    if run.claimed.kept is None or run.rounds.finished:
         return None
     try:
         entries = await round_log.read(
@@ -46,7 +46,7 @@ async def restore_rounds(run: Run) -> Failed | None:
 async def show_again(run: Run) -> None:
     """Append what a reset drops of earlier attempts' rounds: reasoning, media, calls, results."""
     seconds = run.seconds_left() + run.dependencies.settings.retention.events_seconds
-    for event in (event for each in run.rounds for event in each.events()):
+    for event in (event for each in run.rounds.finished for event in each.events()):
         if isinstance(event, events.Media):
             kept = Media(event.kind, event.url)
             shown = await run.dependencies.media_store.publish(kept, seconds_min=seconds)

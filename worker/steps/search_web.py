@@ -66,7 +66,7 @@ async def _search_with_retry(run: Run, client: SearchClient) -> tuple[Result, ..
 def searches_max(run: Run, model: ModelSettings) -> price.Searches:
     """Return the searches that an answer of a model may have to pay for."""
     # A service has searched before the first round, which has paid for it.
-    if run.searched_by is None or (run.searched_by == "service" and run.rounds):
+    if run.searched_by is None or (run.searched_by == "service" and run.rounds.finished):
         return price.NO_SEARCH
     return estimate_search(model, run.dependencies.settings.search, run.searched_by).searches
 

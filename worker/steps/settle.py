@@ -58,32 +58,14 @@ async def settle(run: Run, outcome: Outcome) -> None:
 
 async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     """Send the settlement, with the events not yet appended, until Redis answers."""
-    await _restore_if_needed(run)
+    if run.claimed.kept is not None and not run.rounds.finished:
+        # The attempt was stopped before it could read what earlier ones kept.
+        await retry_until_answered(
+            run.dependencies.clock, "the rounds of an answer", lambda: restore_rounds(run)
+        )
     unsent = await run.writer.close()
     costs = costs_due(run, stage, failure)
     usage = total_usage(costs)
-    assistant = AssistantMessage(
-        status="completed"
-        if failure is None
-        else "cancelled"
-        if stage == "cancelled"
-        else "failed",
-        content=run.writer.text(),
-        created=run.now_ms(),
-        model=_snapshot(run),
-        routing=StoredRouting.of(run.routing) if run.routing else None,
-        usage=usage,
-        failure=failure,
-        reasoning=run.writer.reasoning(),
-        media=tuple(run.media),
-        citations=tuple(run.citations),
-        enhancement=run.enhancement,
-        finish_reason=run.finish_reason,
-        rounds=run.rounds.messages(),
-        # What a provider wants back is needed only beside calls: plain text is sent again alone.
-        parts=own_parts(run) if run.rounds or run.call_ids else (),
-        costs=costs if len(costs) > 1 else (),
-    )
     ask = functions.SettleAsk(
         account=run.claimed.account,
         id=run.claimed.id,
@@ -100,7 +82,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         chosen=run.model.identifier if run.model is not None else None,
         history=_history(run) if stage == "completed" else None,
     )
-    record = encode_assistant(assistant)
+    record = encode_assistant(_message(run, stage, failure, costs, usage))
     settled = await retry_until_answered(
         run.dependencies.clock,
         "a settlement",
@@ -116,6 +98,34 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     )
     if settled and failure is not None and failure.category in DEAD_CATEGORIES:
         logs.logger().warning("dead letter", code=failure.code)
+
+
+def _message(
+    run: Run, stage: Stage, failure: Failure | None, costs: tuple[CallCost, ...], usage: Usage
+) -> AssistantMessage:
+    """Return the answer as it is stored."""
+    return AssistantMessage(
+        status="completed"
+        if failure is None
+        else "cancelled"
+        if stage == "cancelled"
+        else "failed",
+        content=run.writer.text(),
+        created=run.now_ms(),
+        model=_snapshot(run),
+        routing=StoredRouting.of(run.routing) if run.routing else None,
+        usage=usage,
+        failure=failure,
+        reasoning=run.writer.reasoning(),
+        media=tuple(run.media),
+        citations=tuple(run.citations),
+        enhancement=run.enhancement,
+        finish_reason=run.finish_reason,
+        rounds=run.rounds.messages() if run.rounds.finished else (),
+        # What a provider wants back is needed only beside calls: plain text is sent again alone.
+        parts=own_parts(run) if run.rounds.finished or (run.parts and run.call_ids) else (),
+        costs=costs if len(costs) > 1 else (),
+    )
 
 
 async def _suspend(run: Run, until_ms: int) -> None:
@@ -138,14 +148,6 @@ async def _suspend(run: Run, until_ms: int) -> None:
         lambda: functions.suspend(run.dependencies.durable_redis, run.claimed.root, ask),
     )
     logs.logger().info("suspended", until_ms=until_ms, answer=answer)
-
-
-async def _restore_if_needed(run: Run) -> None:
-    """Read what earlier attempts kept, if this one was stopped before it could."""
-    if run.claimed.kept is not None and not run.rounds:
-        await retry_until_answered(
-            run.dependencies.clock, "the rounds of an answer", lambda: restore_rounds(run)
-        )
 
 
 async def _store_rounds(run: Run) -> None:
@@ -185,9 +187,11 @@ async def _release(run: Run, delay_ms: int, outcome: Retry | None) -> None:
 def _history(run: Run) -> tuple[int, int, bool]:
     """Return the tokens that this turn adds, those of the history before it, and if it is whole."""
     text = run.writer.text()
-    own = price.tokens_in(run.user.content) + price.tokens_in(text[run.text_start :])
-    rounds = tokens_of(ChatMessage.of(message, {}) for message in run.rounds.messages())
-    added = own + rounds if text else 0
+    added = 0
+    if text:
+        added = price.tokens_in(run.user.content) + price.tokens_in(text[run.text_start :])
+    if text and run.rounds.finished:
+        added += tokens_of(ChatMessage.of(message, {}) for message in run.rounds.messages())
     return added, run.history_tokens, run.is_history_whole
 
 
