@@ -69,7 +69,7 @@ def _conversations(draw: st.DrawFn) -> list[ChatMessage]:
     """Return a conversation: a prompt perhaps, turns, and a question or the results of calls."""
     roles = draw(st.lists(_INSTRUCTING, max_size=2))
     prompts = [ChatMessage(role, (TextPart(draw(_TEXTS)),)) for role in roles]
-    turns = [message for turn in draw(st.lists(_turns(), max_size=3)) for message in turn]
+    turns = [message for turn in draw(st.lists(_turns(), max_size=2)) for message in turn]
     last = draw(_turns())[:-1]
     return [*prompts, *turns, *last]
 
