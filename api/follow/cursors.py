@@ -158,9 +158,10 @@ class FoldedCursor:
                     break
             else:
                 page = await read_page(self._redis, self._ref, self._position)
-                entries = page.entries if page is not None else []
-                if not entries:
+                is_torn = self._position == BEGINNING and page is not None and not page.is_first
+                if page is None or not page.entries or is_torn:
                     return await self._send_snapshot()
+                entries = page.entries
             piece = self._add(entries)
             self._join()
         return piece

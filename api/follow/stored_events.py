@@ -20,9 +20,12 @@ encode = msgspec.json.Encoder().encode
 
 
 class EventPage(NamedTuple):
-    """Some events of a stream; never the end, which may come next, though it may be the `first`."""
+    """Some events of a stream; never the end, which may come next.
 
-    first: EventNumber
+    `is_first`: certainly no event was before them.
+    """
+
+    is_first: bool
     entries: list[Entry]
     last: EventNumber
     has_end: bool
@@ -43,7 +46,7 @@ async def read_page(redis: Redis, ref: GenerationRef, after: EventNumber) -> Eve
     has_end = events.is_end(entries[-1][1])
     before_end = entries[:-1] if has_end else entries
     last = before_end[-1][0] if before_end else after
-    return EventPage(entries[0][0], before_end, last, has_end)
+    return EventPage(entries[0][0].is_first, before_end, last, has_end)
 
 
 async def recorded_end(

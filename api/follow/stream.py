@@ -124,7 +124,7 @@ class Streams:
             position, write = encoder.resume(ref.id, after)
             # Read before anything is sent: until then the request may still be refused.
             page = await read_page(self.redis, ref, position)
-            if page is not None and encoder.folds and not page.first.is_first:
+            if page is not None and encoder.folds and not page.is_first:
                 page = None
             yield encoder.head(ref.id, generation.session, after)
             while page is not None:

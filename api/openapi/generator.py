@@ -21,7 +21,7 @@ _PARAMETER: Final = re.compile(r"{(\w+)}")
 _SUMMARY: Final = (
     "Chat over HTTP: messages are queued and answered by workers; poll or stream the answers."
 )
-_COUNTS: Final = ("No dialects", "One dialect", "Two dialects", "Three dialects", "Four dialects")
+_COUNTS: Final = {1: "One dialect", 2: "Two dialects", 3: "Three dialects"}
 _ABOUT: Final = (
     "share accounts, sessions and generations. Unknown fields of a request are "
     "refused by name, and null counts as absent; replies may get more fields and codes in later "
@@ -121,8 +121,14 @@ def document(
 
 
 def _about(dialects: Sequence[Dialect]) -> str:
+    count = _COUNTS.get(len(dialects), f"{len(dialects)} dialects")
     notes = [dialect.note for dialect in dialects if dialect.note]
-    return " ".join((_COUNTS[len(dialects)], _ABOUT, *notes))
+    notes += [
+        f"Below `{dialect.prefixes[0]}`, unknown fields are ignored."
+        for dialect in dialects
+        if dialect.bodies.unknown_fields == "ignore"
+    ]
+    return " ".join((count, _ABOUT, *notes))
 
 
 def _paths(dialects: Sequence[Dialect], schemas: Schemas) -> dict[str, Any]:

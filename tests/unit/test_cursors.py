@@ -200,10 +200,7 @@ async def test_a_stream_without_its_beginning_is_continued_from_the_record(
 ) -> None:
     """The numbers are those that the whole stream would give."""
     texts = ["one\n", "two\nthr", "ee\nfo", "ur\n"]
-    record = Generation(
-        id="one", session="s", turn=1, lane="interactive", stage="generating", model="m", attempt=1,
-        accepted=0, last_event="1-3", text="".join(texts[:3]),
-    )  # fmt: skip
+    record = _generation("".join(texts[:3]), "1-3")
 
     async def find(*_place: object) -> Generation:
         return record
@@ -220,6 +217,33 @@ async def test_a_stream_without_its_beginning_is_continued_from_the_record(
     assert await _rest(follower) == expected[sum(after) :]
     _publish(stream, ring, (EventNumber(1, 5), b'{"type":"delta","text":"five\\n"}'))
     assert await _rest(follower) == ["> five"]
+
+
+async def test_a_stream_whose_beginning_was_dropped_meanwhile_is_continued_from_the_record(
+    stream: StoredStream, ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rings, "BYTES_MAX", 2_000)
+    for seq in range(1, 101):
+        event = msgspec.json.encode(events.Delta(f"{seq}\n"))
+        _publish(stream, ring, (EventNumber(1, seq), event))
+    assert ring.is_whole
+    assert ring.base > EventNumber(1, 20)
+    text = "".join(f"{seq}\n" for seq in range(1, 101))
+
+    async def find(*_place: object) -> Generation:
+        return _generation(text, "1-100")
+
+    monkeypatch.setattr(generations, "find", find)
+    del stream.entries[:10]
+    follower = _cursor(stream, ring, (15,))
+    assert await _rest(follower) == [f"> {seq}" for seq in range(16, 101)]
+
+
+def _generation(text: str, last_event: str) -> Generation:
+    return Generation(
+        id="one", session="s", turn=1, lane="interactive", stage="generating", model="m", attempt=1,
+        accepted=0, last_event=last_event, text=text,
+    )  # fmt: skip
 
 
 async def test_a_number_that_the_ring_has_yet_to_reach_is_waited_for(
