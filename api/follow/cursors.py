@@ -45,6 +45,10 @@ class OneToOneCursor:
     async def next_frames(self) -> bytes:
         """Return the next frames, as many as there are and fit into one write."""
         ring = self._ring
+        if self._number is ring.last:
+            # Most reads follow one that took everything.
+            ring.check_damage()
+            return b""
         if not ring.is_loaded:
             return b""
         if self._number < ring.base:
@@ -53,14 +57,11 @@ class OneToOneCursor:
                 self._number = page.last
                 return b"".join([self._write(*entry) for entry in page.entries])
         elif self._number <= ring.last:
-            return self._read()
+            piece, self._number = self._frames.read(self._number)
+            if not piece:
+                ring.check_damage()
+            return piece
         return await self._reconcile()
-
-    def _read(self) -> bytes:
-        piece, self._number = self._frames.read(self._number)
-        if not piece:
-            self._ring.check_damage()
-        return piece
 
     async def _reconcile(self) -> bytes:
         """Continue for a cursor beyond the ring's end, or before all that is still stored."""
@@ -68,7 +69,10 @@ class OneToOneCursor:
         generation = await generations.find(self._redis, *self._ref)
         if generation is None or ring.base <= self._number <= ring.last:
             self._number = max(self._number, ring.base)
-            return self._read()
+            piece, self._number = self._frames.read(self._number)
+            if not piece:
+                ring.check_damage()
+            return piece
         number, snapshot = stored_events.snapshot(generation, self._sign)
         if known < self._number <= EventNumber.of(generation.last_event):
             if await read_page(self._redis, self._ref, known):

@@ -87,7 +87,7 @@ def _answer(chance: random.Random, words: int) -> Iterator[Entry]:
     epoch, seq, length = 1, 0, 0
     for _ in range(words):
         event: Any = events.Delta(chance.choice(("word ", "a\nb", "\n", "\n\n\n", "é", "end.\n")))
-        if chance.random() < 0.05:
+        if seq and chance.random() < 0.05:
             epoch, seq = epoch + 1, 0
             length = chance.randint(0, length)
             event = events.Reset(length)
