@@ -152,7 +152,8 @@ async def receive_answer(run: Run, request: ChatRequest, call: UpstreamCall) -> 
                     timeouts.note_end()
                 else:
                     await _record_part(run, request.model, part)
-                call.note_first_part()
+                if not call.has_first_part:
+                    call.note_first_part()
                 timeouts.note_part()
     except TimeoutError:
         timeouts.check(request.model)
