@@ -129,6 +129,7 @@ async def _answer_with(
             return what
         if isinstance(failed, CallBlockedError):
             waited_seconds += what.seconds
+            run.has_waited = True
         await run.dependencies.clock.sleep(what.seconds)
     return Failed(EXPIRED)
 

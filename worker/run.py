@@ -129,6 +129,7 @@ class Run:
     text_start: int = 0
     calls: int = 0
     earlier_calls: int = 0
+    has_waited: bool = False
     searched_by: SearchProvider | None = None
     searches: int = 0
     routing: Routing | None = None
@@ -166,7 +167,7 @@ class Run:
         return Caller(
             self.claimed.account,
             self.claimed.id,
-            is_again=self.claimed.attempt > 1,
+            is_again=self.claimed.attempt > 1 or self.has_waited,
             passes_over=bool(self.fallbacks),
         )
 

@@ -73,6 +73,7 @@ SHARED: Final = (
     "damage",
     "unacknowledged",
     "suspect_accounts",
+    "throttle",
 )
 
 # Functions that are also allowed on a full server (`allow-oom`): those that end work, free memory

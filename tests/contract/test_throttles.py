@@ -61,7 +61,9 @@ async def test_rate_is_halved_at_most_by_a_refusal(redis: Redis, root: str) -> N
     # Nobody called for minutes, so that the next call is refused says little about the rate.
     await _pass(redis, root, 200, "shut", "since", "refused", "fresh", "next")
     await functions.admit_throttled(redis, root, _TURN)
-    await _refuse(redis, root, taken=0, retry_after_ms=1_000)
+    # The first may be by chance.
+    for _ in range(2):
+        await _refuse(redis, root, taken=0, retry_after_ms=1_000)
     await _pass(redis, root, 2, "shut", "since", "refused", "next")
     await functions.admit_throttled(redis, root, _TURN)
     assert before < await _interval_seconds(redis, root) <= 2 * before + 0.1
@@ -70,12 +72,14 @@ async def test_rate_is_halved_at_most_by_a_refusal(redis: Redis, root: str) -> N
 async def test_rate_rises_ever_faster_while_nothing_is_refused(redis: Redis, root: str) -> None:
     now = SystemClock().now_ms() * 1000
     rises = []
-    for refused_seconds in (10, 100):
+    for refused_seconds, calls in ((10, 40), (100, 140)):
         state = {
             "shut": now - 5 * _SECOND_US,
             "refused": now - refused_seconds * _SECOND_US,
             "next": now - 1,
             "interval": 5 * _SECOND_US,
+            "known": 30,
+            "low": calls,
             "count": 3,
             "since": now - 10 * _SECOND_US,
         }
@@ -85,6 +89,42 @@ async def test_rate_rises_ever_faster_while_nothing_is_refused(redis: Redis, roo
         rises.append(5 - await _interval_seconds(redis, root))
     slow, fast = rises
     assert 0 < 2 * slow < fast
+
+
+async def _learn(redis: Redis, root: str) -> None:
+    """Learn a rate of 0.9 calls a second, and make two calls at it."""
+    await _refuse(redis, root, taken=10, retry_after_ms=9_000)
+    await _pass(redis, root, 10, "shut", "since", "refused")
+    for _ in range(2):
+        assert (await functions.admit_throttled(redis, root, _AGAIN)).wait_ms is None
+        await _pass(redis, root, 2, "next")
+
+
+async def test_a_refusal_at_a_rate_that_was_accepted_pauses_nobody(redis: Redis, root: str) -> None:
+    await _learn(redis, root)
+    # The message that was refused waits as long as it was told, the others go on.
+    assert await _refuse(redis, root, taken=0, retry_after_ms=30_000) == 30_000
+    assert (await functions.admit_throttled(redis, root, _AGAIN)).wait_ms is None
+
+
+async def test_refusals_in_a_row_show_a_limit_at_any_rate(redis: Redis, root: str) -> None:
+    await _learn(redis, root)
+    for _ in range(3):
+        await _refuse(redis, root, taken=0, retry_after_ms=30_000)
+    wait = (await functions.admit_throttled(redis, root, _AGAIN)).wait_ms
+    assert wait is not None
+    assert 29_000 < wait <= 30_000
+
+
+async def test_calls_before_a_long_pause_count_after_it(redis: Redis, root: str) -> None:
+    ask = RecordRefusalAsk(circuit=_CIRCUIT, taken=20, taken_ms=1_000, minute=600, minute_ms=30_000)
+    await functions.record_refusal(redis, root, ask)
+    # As if the first call after the pause had been refused again and again.
+    await _pass(redis, root, 29, "since", "since_minute")
+    await _pass(redis, root, 1.1, "since", "since_minute", "shut", "refused")
+    assert (await functions.admit_throttled(redis, root, _AGAIN)).wait_ms is None
+    # 600 calls in a minute and not 20 in half a minute, less a tenth.
+    assert 0.1 < await _interval_seconds(redis, root) < 0.12
 
 
 async def test_a_stray_refusal_at_little_demand_slows_nobody_for_long(

@@ -205,6 +205,35 @@ async def test_a_call_without_room_takes_no_turn_at_a_throttled_provider(
     await first.__aexit__(None, None, None)
 
 
+async def test_a_call_that_waited_for_its_time_in_the_slot_comes_again(
+    attempts: Attempts, front: Front
+) -> None:
+    asks: list[bool] = []
+
+    class WatchedRedis(LossyRedis):
+        @override
+        async def call(self, *command: Argument, repeat: bool = True) -> Reply:
+            if str(command[1]).endswith("_admit_throttled"):
+                assert isinstance(command[4], bytes)
+                asks.append(bool(msgspec.msgpack.decode(command[4]).get("is_again")))
+            return await super().call(*command, repeat=repeat)
+
+    attempts.redis = WatchedRedis(front.redis)
+    alpha = attempts.settings.models[0]
+    limited = ProviderError(
+        Failure(message="No.", category="rate_limit", code="PROVIDER_RATE_LIMITED"),
+        retry_after_seconds=0.5,
+    )
+    with pytest.raises(ProviderError, match=r"No\."):
+        async with attempts.circuit_breaker.call(alpha, ANN, lane="interactive", tokens=1):
+            raise limited
+    ticket = await front.submit(model="alpha")
+    await attempts.run(ticket)
+    await front.cancel(ticket)
+    assert asks[0] is False
+    assert set(asks[1:]) == {True}
+
+
 async def test_a_call_that_a_throttle_blocks_gives_its_room_back(attempts: Attempts) -> None:
     attempts.change_providers(concurrency_max=2, requests_per_minute=10_000)
     alpha = attempts.settings.models[0]

@@ -62,7 +62,9 @@ def decide_next(
 ) -> Failed | Retry | WaitHere:
     """Decide what follows a failure; `jitter` is a random number from 0 to 1."""
     if isinstance(error, CallBlockedError):
-        delay = max(error.wait_seconds, _NO_ROOM_SECONDS * jitter) + _JITTER_SECONDS * jitter
+        delay = error.wait_seconds
+        if error.why != "throttled":
+            delay = max(delay, _NO_ROOM_SECONDS * jitter) + _JITTER_SECONDS * jitter
         return (
             WaitHere(delay) if may_wait_here(state, delay) else retry_in_queue(error, state, jitter)
         )

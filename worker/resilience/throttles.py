@@ -106,11 +106,14 @@ class Throttles:
 
     def _ask(self, circuit: str, retry_after_seconds: float | None) -> RecordRefusalAsk:
         now = self._clock.monotonic()
-        count, seconds_ago = _busiest_window([now - at for at in self._sent_at.get(circuit, ())])
+        ages = [now - at for at in self._sent_at.get(circuit, ()) if now - at < _SENT_SECONDS]
+        count, seconds_ago = _busiest_window(ages)
         return RecordRefusalAsk(
             circuit=circuit,
             taken=count,
             taken_ms=int(seconds_ago * 1000),
+            minute=len(ages),
+            minute_ms=int(ages[0] * 1000) if ages else 0,
             retry_after_ms=int(retry_after_seconds * 1000) if retry_after_seconds else None,
         )
 

@@ -75,7 +75,8 @@ async def record_failure(redis: Connection, root: str, ask: RecordFailureAsk) ->
 class RecordRefusalAsk(Ask, frozen=True, kw_only=True):
     """A call that a circuit refused because it takes fewer.
 
-    The worker had made `taken` calls successfully since `taken_ms` ago. `retry_after_ms` is the
+    The worker made `taken` calls since `taken_ms` ago that were not refused, its busiest time, and
+    `minute` calls in the last minute, since `minute_ms` ago. `retry_after_ms` is the
     provider's own, if it sent one. `is_spent`: nothing was refused, but an answer said that no
     calls are left until then. `is_false`: what answers said about that has proved false.
     """
@@ -83,6 +84,8 @@ class RecordRefusalAsk(Ask, frozen=True, kw_only=True):
     circuit: str
     taken: int
     taken_ms: int
+    minute: int | None = None
+    minute_ms: int | None = None
     retry_after_ms: int | None = None
     is_spent: bool = False
     is_false: bool = False

@@ -19,7 +19,7 @@
 -- A waiting suspect is in `deferred`, where workers that know no suspects find it after a while, and in the sorted set
 -- `suspects`, from which claims take it at once.
 
--- One table instead of nine locals: Lua allows 200 in one scope.
+-- One table instead of ten locals: Lua allows 200 in one scope.
 local SUSPECTS = {}
 
 SUSPECTS.FALLBACK_MS = 5000
@@ -120,13 +120,13 @@ local function clear_suspicion(root, account, id, record)
 end
 
 -- The company of a suspect that may run beside any number of others.
-local UNLIMITED_SUSPECTS = 1000000
+SUSPECTS.UNLIMITED = 1000000
 
 -- Returns how many suspects may run in one worker with this record; 0 for one that is no suspect.
 local function suspects_max_in(group, record)
   local company = suspects_max_of(record)
   if not company then return 0 end
-  if group.is_stormy and falls_of(record) <= SUSPECTS.STORM_FALLS_MAX then return UNLIMITED_SUSPECTS end
+  if group.is_stormy and falls_of(record) <= SUSPECTS.STORM_FALLS_MAX then return SUSPECTS.UNLIMITED end
   return company
 end
 
@@ -134,7 +134,7 @@ end
 -- death of its worker counts against it alone.
 local function can_join(group, company)
   if company == 0 then return true end
-  if company == UNLIMITED_SUSPECTS then return group.held == 0 or group.suspects_max > 1 end
+  if company == SUSPECTS.UNLIMITED then return group.held == 0 or group.suspects_max > 1 end
   return group.held + 1 <= math.min(group.suspects_max, company)
 end
 
@@ -143,7 +143,7 @@ end
 local function join_group(root, group, account, id, record, company)
   if company == 0 then return end
   group.held, group.suspects_max = group.held + 1, math.min(group.suspects_max, company)
-  if company == UNLIMITED_SUSPECTS then
+  if company == SUSPECTS.UNLIMITED then
     redis.call('HSET', generation_key(root, account, id), 'mixed', '1')
   elseif record.mixed then
     redis.call('HDEL', generation_key(root, account, id), 'mixed')
