@@ -13,6 +13,7 @@ invariants         Checks the evidence against Redis, invariant by invariant; kn
 listener_loss      Program: a worker whose listener is kept away while it runs long messages
 log_sinks          Program: logs into a closed pipe, a full pipe and a full disk
 mixed_clients      Clients of both dialects that call another front with each request
+mixed_turns        Program: turns of every form while workers are killed
 noisy_neighbour    Program: one account's messages break the upstream while another's run
 planted_faults     Program: known faults, each of which the invariants must name
 poison_messages    Program: messages that kill the worker which runs them
