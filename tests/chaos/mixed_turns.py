@@ -250,9 +250,7 @@ class Report(NamedTuple):
 
 async def run(*, kills: int, workers: int, clients: int, seed: int, per_second: float) -> Report:
     """Carry out a run and return the results."""
-    async with running_scene(
-        _WORKER, seed=seed, words=(2, 5), pace=(0.0, 0.1), capabilities=("tools",)
-    ) as scene:
+    async with running_scene(_WORKER, seed=seed, words=(2, 5), pace=(0.0, 0.1)) as scene:
         scene.provider.answer = _answer
         folder = scene.server.folder / "people"
         folder.mkdir()

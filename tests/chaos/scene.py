@@ -16,7 +16,6 @@ from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import (
     ApiSettings,
-    Capability,
     Durability,
     ModelSettings,
     ProviderSettings,
@@ -93,11 +92,7 @@ class Upstream:
 
 
 def settings_of(
-    redis: RedisSettings,
-    upstream: str,
-    worker: WorkerSettings,
-    crashes_max: int = CRASHES_MAX,
-    capabilities: tuple[Capability, ...] = (),
+    redis: RedisSettings, upstream: str, worker: WorkerSettings, crashes_max: int = CRASHES_MAX
 ) -> Settings:
     """Return settings without limits for clients, with one model that has a price."""
     return Settings(
@@ -116,7 +111,6 @@ def settings_of(
                 identifier="alpha",
                 provider="scripted",
                 upstream="alpha",
-                capabilities=capabilities,
                 context_window=32_768,
                 max_output_tokens=512,
                 input_rate=1.0,
@@ -138,7 +132,6 @@ async def running_scene(
     pace: Pace,
     durability: Durability = "process",
     crashes_max: int = CRASHES_MAX,
-    capabilities: tuple[Capability, ...] = (),
 ) -> AsyncIterator[Scene]:
     """Start everything except workers and fronts; the end of the block ends it."""
     evidence = Evidence()
@@ -147,7 +140,7 @@ async def running_scene(
             provider.keeps_requests = False
             provider.answer = Upstream(evidence, seed, words, pace).answer
             redis_settings = RedisSettings(url=server.url, durability=durability)
-            settings = settings_of(redis_settings, provider.url, worker, crashes_max, capabilities)
+            settings = settings_of(redis_settings, provider.url, worker, crashes_max)
             environment = processes.environment(settings, server.folder)
             environment["POLLUX_LOG__LEVEL"] = "warning"
             redis = Redis(settings.redis)
