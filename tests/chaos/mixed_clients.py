@@ -42,10 +42,16 @@ _BATCH_SHARE: Final = 0.15
 _NARROW_MODEL_SHARE: Final = 0.2
 _IMPATIENT_SHARE: Final = 0.3
 _COMPANION_SHARE: Final = 0.3
+# Messages with an option that older versions do not know: only newer workers take these.
+_NEWER_SHARE: Final = 0.2
+_NEWER_OPTION: Final = {"temperature": 0.5}
 
 
 class MixedClients:
-    """All clients. Those of `deleting_account` delete their sessions."""
+    """All clients. Those of `deleting_account` delete their sessions.
+
+    While `sends_newer` is set, some messages ask for what only a newer version has.
+    """
 
     def __init__(
         self,
@@ -61,6 +67,7 @@ class MixedClients:
         self.deleting_account = deleting_account
         self.clock = SystemClock()
         self.is_over = False
+        self.sends_newer = False
         self.sent = 0
         self.complaints: list[str] = []
         self.seen: Counter[str] = Counter()
@@ -168,11 +175,22 @@ class _MixedClient:
         """Send a message by the Kolbo dialect and return its receipt."""
         asked, body = self._body()
         key = {"idempotency-key": ids.new_id()}
-        receipt: Json = (await self._call("POST", _KOLBO, body, key)).json()
+        if self._all.sends_newer and self._chance.random() < _NEWER_SHARE:
+            body |= _NEWER_OPTION
+        answer = await self._call("POST", _KOLBO, body, key, expected=httpx.codes.BAD_REQUEST)
+        if answer.status_code == httpx.codes.BAD_REQUEST:
+            # A front of an older version, which must not ignore the option.
+            body = {name: value for name, value in body.items() if name not in _NEWER_OPTION}
+            answer = await self._call("POST", _KOLBO, body, key)
+        elif body.keys() & _NEWER_OPTION.keys():
+            self._all.seen["newer option accepted"] += 1
+        receipt: Json = answer.json()
         self._accepted(asked, receipt)
         if self._chance.random() < _CUT_SHARE:
-            again = (await self._call("POST", _KOLBO, body, key)).json()
-            if again["message_id"] != receipt["message_id"]:
+            again = (
+                await self._call("POST", _KOLBO, body, key, expected=httpx.codes.BAD_REQUEST)
+            ).json()
+            if again.get("message_id", receipt["message_id"]) != receipt["message_id"]:
                 self._add_complaint(f"{asked!r} was accepted again as {again['message_id']}")
         if self._chance.random() < _CANCEL_SHARE:
             await self._cancel(receipt)

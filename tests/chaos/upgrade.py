@@ -171,15 +171,20 @@ class _UpgradeRun:
         async with self._clients_talking():
             await self._inject_faults()
             await self._add(self._new)
+            self._clients.sends_newer = True
             await self._inject_faults()
             await self._fleet.stop_all(self._old)
             await self._inject_faults()
             await self._add(self._old)
             await self._inject_faults()
+            # What only newer workers take has ended before none is left.
+            self._clients.sends_newer = False
+            await self._inject_faults()
             await self._fleet.stop_all(self._new)
             await self._inject_faults()
         if self._plan.upgrades_again:
             await self._add(self._new)
+            self._clients.sends_newer = True
             async with self._clients_talking():
                 await self._inject_faults()
                 await self._fleet.stop_all(self._old)
@@ -196,7 +201,7 @@ class _UpgradeRun:
 
     async def _inject_faults(self) -> None:
         """Let one part of the run pass, with kills."""
-        ends = self._clock.monotonic() + self._plan.seconds / 7
+        ends = self._clock.monotonic() + self._plan.seconds / 8
         while self._clock.monotonic() < ends:
             await self._clock.sleep(self._plan.kill_seconds)
             await self._fleet.kill_one()
