@@ -24,8 +24,8 @@
 -- late.
 local function misses_deadline(ask, ahead, lane_accounts, session_turns_before)
   if ask.slots == 0 then return false end
-  local rounds = math.max(ahead * lane_accounts / ask.slots, ahead / ask.running_max, session_turns_before)
-  return math.floor(rounds) > ask.rounds_max
+  local needed = math.max(ahead * lane_accounts / ask.slots, ahead / ask.running_max, session_turns_before)
+  return math.floor(needed) > ask.rounds_max
 end
 
 local function find_replay(root, ask)

@@ -64,7 +64,7 @@ local function count_refusal(key, state)
   redis.call('HSET', key, field, int(state[field]), 'streak', string.format('%.2f', state.streak))
 end
 
-local function pause_us(state, now)
+local function pause_us(state)
   if state.fresh then return math.min(2 * tonumber(state.pause), PAUSE.max_us) end
   if not state.interval then return PAUSE.us end
   local interval, shut = tonumber(state.interval), tonumber(state.shut)
@@ -75,7 +75,7 @@ local function pause_us(state, now)
 end
 
 local function begin_pause(root, key, state, ask, now, retry_after_us)
-  local pause = retry_after_us or pause_us(state, now)
+  local pause = retry_after_us or pause_us(state)
   if not state.fresh then redis.call('HSET', key, 'paused', int(now)) end
   if state.gap and not state.fresh and not ask.is_spent and not throttle.is_low(state) then
     redis.call('HSET', key, 'peak', state.gap)

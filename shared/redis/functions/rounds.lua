@@ -89,11 +89,11 @@ end
 
 -- Checks finished rounds before the first write for them, and returns for how many ms their log is kept.
 function rounds.check(root, ask)
-  local finished, kept = ask.rounds, nil
+  local finished = ask.rounds
   local before, deadline = unpack(redis.call('HMGET', generation_key(root, ask.account, ask.id), 'kept', 'deadline'))
   local count = redis.call('LLEN', rounds_key(root, ask.account, ask.id))
   local bytes = redis.call('STRLEN', text_key(root, ask.account, ask.id)) + #(ask.text or '')
-  kept = before and rounds.parse(before) or {count = 0, bytes = 0, points = 0}
+  local kept = before and rounds.parse(before) or {count = 0, bytes = 0, points = 0}
   finished.count = count + #finished.entries
   -- Repeating such an append is recognized by its events.
   local is_whole = #ask.events > 0 and #finished.entries > 0 and kept.count == count
@@ -173,9 +173,9 @@ end
 -- Deletes the events of an attempt, unless it or a later one finished a round: followers need what rounds have shown.
 function rounds.trim_events(root, account, id, attempt, kept)
   if attempt <= kept.attempt then return end
-  local name, page = events_key(root, account, id), nil
+  local name = events_key(root, account, id)
   repeat
-    page = redis.call('XRANGE', name, int(attempt), int(attempt), 'COUNT', 256)
+    local page = redis.call('XRANGE', name, int(attempt), int(attempt), 'COUNT', 256)
     for _, entry in ipairs(page) do redis.call('XDEL', name, entry[1]) end
   until #page < 256
 end
