@@ -69,7 +69,7 @@ async def call_model(run: Run, build_request: BuildRequest) -> Outcome | None:
                 retry = outcome
         if not retry_policy.may_fail_over(outcome, run.retry_state(calls=0)):
             break
-        _fail_over(run, run.model, retry_policy.excluded_by(outcome))
+        fail_over(run, run.model, retry_policy.excluded_by(outcome))
     # A model that may answer later is worth the wait when all others have failed.
     has_calls = run.calls < retry_policy.CALLS_PER_TURN_MAX
     is_worth_it = has_calls and not run.writer.has_shown() and retry_policy.is_model_fault(outcome)
@@ -86,7 +86,7 @@ def _resource_awaited(model: ModelSettings, outcome: Retry) -> tuple[str, ...]:
     return (resource_of(model, is_circuit=True),) if is_circuit else ()
 
 
-def _fail_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
+def fail_over(run: Run, failed: ModelSettings, excluded_by: str) -> None:
     """Go on to the next model of the route."""
     assert run.routing is not None  # noqa: S101  `choose_model` went before
     run.model, *fallbacks = run.fallbacks
@@ -198,7 +198,7 @@ async def _call_until_ended(run: Run, built: BuiltRequest, *, is_retry: bool) ->
     if run.writer.text() or run.media or _is_answered_by_calls(run):
         return
     run.has_no_answer = True
-    raise no_answer_error(model, received.reason)
+    raise no_answer_error(request, received.reason)
 
 
 def _is_answered_by_calls(run: Run) -> bool:

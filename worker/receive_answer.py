@@ -64,6 +64,11 @@ _SPENT_ON_REASONING: Final = Failure(
     category="invalid_request",
     code="ANSWER_SPENT_ON_THINKING",
 )
+_STOPPED_AT_ONCE: Final = Failure(
+    message="A text of `stop` ended the answer before it had any other.",
+    category="invalid_request",
+    code="EMPTY_ANSWER",
+)
 _UNFINISHED: Final = Failure(
     message="The provider paused too often before the answer was complete.",
     category="provider_error",
@@ -164,9 +169,11 @@ async def _on_new_paragraph(
     run: Run, parts: AsyncGenerator[Part, None]
 ) -> AsyncGenerator[Part, None]:
     """Yield the parts, with a separator between the text of earlier rounds and this round's."""
+    is_at_start = len(run.writer.text()) == run.text_start
     async with aclosing(parts):
         async for part in parts:
-            if isinstance(part, Text) and part.text and len(run.writer.text()) == run.text_start:
+            if is_at_start and isinstance(part, Text) and part.text:
+                is_at_start = False
                 run.text_start += len(TEXT_SEPARATOR)
                 yield Text(TEXT_SEPARATOR)
             yield part
@@ -180,9 +187,10 @@ def _read_end(part: Ended | Paused) -> ReceivedAnswer:
     )
 
 
-def no_answer_error(model: ModelSettings, reason: FinishReason | None) -> ProviderError:
+def no_answer_error(request: ChatRequest, reason: FinishReason | None) -> ProviderError:
     """Return the error of an answer without text or media, by its finish reason."""
-    known = {"content_filter": _FILTERED, "length": _SPENT_ON_REASONING}.get(reason or "", _EMPTY)
+    model, empty = request.model, _STOPPED_AT_ONCE if request.sampling.stop else _EMPTY
+    known = {"content_filter": _FILTERED, "length": _SPENT_ON_REASONING}.get(reason or "", empty)
     failure = msgspec.structs.replace(known, provider=model.provider)
     return ProviderError(failure, retry="backoff" if failure.retryable else "never")
 

@@ -396,6 +396,7 @@ class Submissions:
             needs=needs(intent, search),
             dialects=self.catalogue_holder.catalogue.dialects,
             budget=intent.budget,
+            output_tokens=intent.max_output_tokens or OUTPUT_TOKENS_MIN,
             search=search if intent.features.web_search else None,
         )
         model = first_eligible(models, question)

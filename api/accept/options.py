@@ -43,8 +43,10 @@ class JsonSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     schema: Annotated[
         dict[str, Any],
         Meta(
-            description="A JSON schema of draft 2020-12 without references to itself or elsewhere: "
-            "at most 64 KiB, and 2,000 nodes with each reference counted as what it refers to."
+            description="A JSON schema of draft 2020-12 with the usual keywords: types, values, "
+            "`properties`, `items`, `anyOf`, `oneOf`, `allOf`, `not`, bounds of numbers, texts and "
+            "arrays, `pattern`, and `$ref` to `$defs`, but not to itself. At most 64 KiB, 16 "
+            "patterns, and 2,000 nodes with each reference counted as what it refers to."
         ),
     ]
     strict: Annotated[
@@ -193,6 +195,11 @@ def _form(asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> Ans
     if not isinstance(asked, JsonSchemaFormat):
         return FREE_TEXT
     named = asked.json_schema
+    if named.name.endswith("\n"):
+        raise RequestError(
+            "The field `response_format.json_schema.name` ends with a line end.",
+            Code.INVALID_FIELDS,
+        )
     fault = json_schema.find_fault(named.schema)
     if fault is not None:
         raise RequestError(

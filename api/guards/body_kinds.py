@@ -68,15 +68,15 @@ class JsonBody:
         """Return the typed value. Raises RequestError (MISSING_FIELDS, INVALID_FIELDS)."""
         try:
             value = self._typed(raw.removeprefix(_BYTE_ORDER_MARK), unknown_fields)
+            # Only an escape, or the byte itself, can produce a NUL or half of a surrogate pair.
+            if b"\\u" in raw or b"\0" in raw:
+                refuse_unprintable(value)
         except msgspec.ValidationError as error:
             raise validation_errors.refusal(str(error), self.shape) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise RequestError("The body is not valid JSON.", Code.INVALID_FIELDS) from None
         except RecursionError:
             raise RequestError("The body is nested too deeply.", Code.INVALID_FIELDS) from None
-        # Only an escape, or the byte itself, can produce a NUL or half of a surrogate pair.
-        if b"\\u" in raw or b"\0" in raw:
-            refuse_unprintable(value)
         return value
 
     def _typed(self, raw: bytes, unknown_fields: UnknownFields) -> Any:

@@ -25,8 +25,9 @@ class RoutingQuery(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be answered: the requested model, the input tokens, a budget in microcredits.
 
     `needs` are what a model must have or carry; `dialects` are those of the providers, which decide
-    about some of them. `served` are the models that can answer now, None if unknown; `cooling`
-    those whose provider failed too often lately. `search` is set when the web is to be searched.
+    about some of them. `output_tokens` are those asked for, if few. `served` are the models that
+    can answer now, None if unknown; `cooling` those whose provider failed too often lately.
+    `search` is set when the web is to be searched.
     """
 
     model: str
@@ -34,6 +35,7 @@ class RoutingQuery(msgspec.Struct, frozen=True, kw_only=True):
     needs: tuple[Need, ...] = ()
     dialects: Mapping[str, Dialect] = {}
     budget: int | None = None
+    output_tokens: int = OUTPUT_TOKENS_MIN
     served: frozenset[str] | None = None
     cooling: frozenset[str] = frozenset()
     search: SearchSettings | None = None
@@ -149,7 +151,7 @@ def _first_exclusion(model: ModelSettings, query: RoutingQuery) -> str | None:
         return "context_window"
     if query.budget is not None:
         affordable = price.affordable_tokens(model, tokens, query.budget, added.searches)
-        if affordable < min(OUTPUT_TOKENS_MIN, model.max_output_tokens):
+        if affordable < min(OUTPUT_TOKENS_MIN, model.max_output_tokens, query.output_tokens):
             return "max_credits"
     if query.served is not None and model.identifier not in query.served:
         return "unavailable"

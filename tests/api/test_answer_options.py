@@ -101,13 +101,23 @@ async def test_a_shorter_answer_holds_fewer_credits(api: ApiClient) -> None:
                 }
             },
             "INVALID_FIELDS",
-            "response_format.json_schema.schema` refers to itself",
+            "response_format.json_schema.schema` refers to `#`",
         ),
         (
             {
                 "response_format": {
                     "type": "json_schema",
                     "json_schema": {"name": "not a name", "schema": {}},
+                }
+            },
+            "INVALID_FIELDS",
+            "name",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "name\n", "schema": {}},
                 }
             },
             "INVALID_FIELDS",
@@ -183,7 +193,7 @@ def _events(status: dict[str, Any]) -> str:
         (('{"count":',), "length", "cut off"),
     ],
 )
-async def test_an_answer_that_stays_of_another_form_fails_and_costs_nothing(
+async def test_an_answer_that_stays_of_another_form_fails_and_is_paid_for(
     api: ApiClient,
     provider: ScriptedProvider,
     texts: tuple[str, ...],
@@ -195,4 +205,24 @@ async def test_an_answer_that_stays_of_another_form_fails_and_costs_nothing(
     assert (status["state"], status["failure"]["code"]) == ("failed", "ANSWER_FORM")
     assert words in status["failure"]["message"]
     assert status["result"]["content"] == texts[-1]
-    assert (status["credits_used"], len(provider.requests)) == (0, len(texts))
+    assert status["credits_used"] > 0
+    assert len(provider.requests) == len(texts)
+    assert status["failure"]["retryable"] is (finish_reason == "stop")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_stop_text_that_ends_the_answer_at_once_is_not_called_again(
+    api: ApiClient, provider: ScriptedProvider
+) -> None:
+    _answers(provider, "", "", "")
+    status = await api.submit_and_wait("Why?", stop="x")
+    assert (status["state"], status["failure"]["code"]) == ("failed", "EMPTY_ANSWER")
+    assert status["failure"]["category"] == "invalid_request"
+    assert len(provider.requests) == 1
+
+
+async def test_whole_numbers_that_no_record_holds_are_refused(api: ApiClient) -> None:
+    schema = {"type": "integer", "maximum": 2**64}
+    asked = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    answer = await api.post("/api/v1/chat", json={"message": "Why?", "response_format": asked})
+    refused(answer, 400, "INVALID_FIELDS")

@@ -116,7 +116,7 @@ def _answer_options(request: ChatRequest, messages: list[dict[str, Any]]) -> dic
         options["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif form.kind == "json_object":
         options["response_format"] = {"type": "json_object"}
-        if b"json" not in _encode(messages).lower():
+        if not any("json" in message.text.lower() for message in request.messages):
             messages.insert(0, {"role": "system", "content": _ASKS_FOR_JSON})
     return options
 

@@ -17,7 +17,7 @@ import msgspec
 from shared.errors import CRASHED, Failure
 from shared.wire import event as events
 from shared.wire.conversation import Message
-from worker.model_call import call_model
+from worker.model_call import call_model, fail_over
 from worker.outcome import Failed, Outcome
 from worker.resilience.retry_policy import CALLS_PER_TURN_MAX
 from worker.run import Run
@@ -51,6 +51,7 @@ async def _answer_in_form(run: Run) -> Outcome | None:
         return outcome
     if may_ask_again(run):
         await run.writer.drop_round()
+        run.text_start, run.media = len(run.writer.text()), list(run.rounds.media)
         outcome = await _answer_in_rounds(run)
         if outcome is not None or (flaw := find_flaw(run)) is None:
             return outcome
@@ -97,6 +98,8 @@ def _may_continue(run: Run) -> bool:
     """Tell whether another round may begin, by any model of the route that has room for it."""
     assert run.model is not None  # noqa: S101  `choose_model` went before
     run.fallbacks = tuple(each for each in run.fallbacks if has_room(run, each))
+    if not has_room(run, run.model) and run.fallbacks:
+        fail_over(run, run.model, "max_credits")
     return len(run.rounds.finished) <= ROUNDS_MAX and has_room(run, run.model)
 
 
@@ -104,6 +107,8 @@ def _cut_off(run: Run) -> Failed | None:
     """End the answer where it stands; without any text there is none."""
     if run.writer.text() or run.media:
         run.finish_reason = "length"
+        # A later attempt that finds nothing left to do has entered no stage that can complete.
+        run.writer.append_event(events.StageChanged("generating"), stage="generating")
         return None
     run.has_no_answer = True
     return Failed(_SPENT_ON_TOOLS)

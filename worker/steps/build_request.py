@@ -73,7 +73,7 @@ def _messages(run: Run, tokens_max: int) -> list[ChatMessage]:
 def has_room(run: Run, model: ModelSettings) -> bool:
     """Tell whether a model can answer the finished rounds: by its window, and by what is held."""
     sent = build_request(run, model).input_tokens
-    least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
+    least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens, run.submission.max_output_tokens)
     return (
         "tools" in model.capabilities
         and model.context_window - sent >= least

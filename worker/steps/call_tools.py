@@ -96,7 +96,7 @@ async def _result(run: Run, call: CallPart, tool: Tool | None) -> ToolOutput | S
     )
     try:
         async with asyncio.timeout(tool.timeout_seconds):
-            return await tool.run(arguments, context)
+            result: object = await tool.run(arguments, context)
     except TimeoutError:
         return _failed(f"The tool did not end within {tool.timeout_seconds:g} seconds.")
     except asyncio.CancelledError:
@@ -107,6 +107,10 @@ async def _result(run: Run, call: CallPart, tool: Tool | None) -> ToolOutput | S
     except Exception:
         logs.logger().exception("a tool failed", tool=call.tool)
         return _failed("The tool failed.")
+    if isinstance(result, ToolOutput | Suspend):
+        return result
+    logs.logger().error("a tool returned something else", tool=call.tool)
+    return _failed("The tool failed.")
 
 
 def _failed(sentence: str) -> ToolOutput:

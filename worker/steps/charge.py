@@ -21,6 +21,7 @@ from shared.wire.message import CallCost, Usage, total_usage
 from worker.receive_answer import estimate_output, estimate_usage
 from worker.resilience.failure_causes import cause_of
 from worker.run import Run
+from worker.steps.check_form import WRONG_FORM
 from worker.steps.search_web import add_search_cost, searches_made
 
 # The message's own fault: reasoning that was shown before the refusal is charged.
@@ -30,8 +31,8 @@ _FAULTS_OF_MESSAGES: Final[frozenset[Category]] = frozenset({"content_policy", "
 def costs_due(run: Run, stage: Stage, failure: Failure | None) -> tuple[CallCost, ...]:
     """Return the calls to charge when an attempt ends: what was shown, unless the answer failed.
 
-    A passed deadline is no failure of the answer. Reasoning that was shown without an answer is
-    charged, unless the provider or Pollux failed meanwhile.
+    A passed deadline is no failure of the answer, nor is a form that it has not. Reasoning that was
+    shown without an answer is charged, unless the provider or Pollux failed meanwhile.
     """
     if not _is_paid(run, stage, failure):
         return ()
@@ -50,7 +51,7 @@ def _is_paid(run: Run, stage: Stage, failure: Failure | None) -> bool:
     """Tell whether what was shown is charged."""
     if stage != "failed" or failure is None:
         return stage != "failed"
-    if failure.code == EXPIRED.code:
+    if failure.code in {EXPIRED.code, WRONG_FORM}:
         return True
     if run.writer.text() or run.media:
         return False

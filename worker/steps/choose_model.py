@@ -146,6 +146,7 @@ def question_of(run: Run, prompt: str) -> RoutingQuery:
         input_tokens=tokens_of_prompt(run, prompt),
         needs=needs(run.submission, settings),
         dialects=run.dependencies.catalogue.dialects,
+        output_tokens=run.submission.max_output_tokens,
         served=run.dependencies.registry.served,
         cooling=run.dependencies.circuit_breaker.cooling(run.claimed.account),
         search=settings if features.web_search else None,
@@ -199,7 +200,7 @@ def _may_stand_in(run: Run, model: ModelSettings, question: RoutingQuery) -> boo
         return False
     if tokens + OUTPUT_TOKENS_MIN > model.context_window:
         return False
-    least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens)
+    least = min(OUTPUT_TOKENS_MIN, model.max_output_tokens, run.submission.max_output_tokens)
     return price.affordable_tokens(model, sent, run.claimed.hold, added.searches) >= least
 
 

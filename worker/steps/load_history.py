@@ -51,7 +51,9 @@ def _turn(user: UserMessage, assistant: AssistantMessage) -> Turn:
     # `content` has the text of the rounds, too.
     texts = (part.text for part in assistant.parts if isinstance(part, TextPart))
     rounds = [ChatMessage.of(message, {}) for message in assistant.rounds]
-    return asked, *rounds, text_message("assistant", "".join(texts))
+    text = "".join(texts)
+    # An answer that was cut off before its last round has no text there, which some refuse.
+    return asked, *rounds, *([text_message("assistant", text)] if text.strip() else ())
 
 
 def _bytes_max(run: Run) -> int:

@@ -18,6 +18,8 @@ local function resume(root, ask)
     return 'not_suspended'
   end
   local name = member(ask.account, ask.id)
+  -- The attempt may be about to suspend itself for the very decision: it then waits no longer.
+  if record.worker then redis.call('HSET', generation_key(root, ask.account, ask.id), 'resumed', record.attempt) end
   if not (stages.waits_until(record) and redis.call('ZSCORE', deferred_key(root), name)) then return 'not_suspended' end
   local is_done, problem = pcall(end_wait, root, ask.account, ask.id, record)
   if is_done then return 'resumed' end

@@ -18,6 +18,9 @@ local rounds, stages = {}, {}
 -- The log outlives the deadline by so much, after which no attempt can read it. An older process that ends the
 -- generation does not delete it.
 rounds.MARGIN_MS = 3600000
+
+-- A worker that reads no newer wire than before this one (TURN_WIRE) would drop what rounds have shown.
+rounds.WIRE = 4
 stages.SUSPENDED_OFFSET = 1000000000000000
 
 function stages.of(record)
@@ -90,7 +93,9 @@ end
 -- Checks finished rounds before the first write for them, and returns for how many ms their log is kept.
 function rounds.check(root, ask)
   local finished = ask.rounds
-  local before, deadline = unpack(redis.call('HMGET', generation_key(root, ask.account, ask.id), 'kept', 'deadline'))
+  local before, deadline, wire =
+    unpack(redis.call('HMGET', generation_key(root, ask.account, ask.id), 'kept', 'deadline', 'wire'))
+  finished.wire = math.max(tonumber(wire), rounds.WIRE)
   local count = redis.call('LLEN', rounds_key(root, ask.account, ask.id))
   local bytes = redis.call('STRLEN', text_key(root, ask.account, ask.id)) + #(ask.text or '')
   local kept = before and rounds.parse(before) or {count = 0, bytes = 0, points = 0}
@@ -112,7 +117,7 @@ local function store_rounds(root, ask, fields, lasts_ms)
   redis.call('PEXPIRE', log, int(lasts_ms))
   for _, each in ipairs({
     'kept', string.format('%d %d %d %s', finished.count, finished.text_bytes, finished.text_points, finished.bill),
-    'calls', '0',
+    'calls', '0', 'wire', int(finished.wire),
   }) do
     fields[#fields + 1] = each
   end
@@ -139,7 +144,8 @@ local function append_produced(root, ask, key, stored)
   if ask.text then redis.call('APPEND', text_key(root, ask.account, ask.id), ask.text) end
   local fields = {'seq', int(ask.seq + #ask.events - 1)}
   if ask.progress then fields[3], fields[4] = 'progress', int(ask.progress) end
-  if ask.bill then fields[#fields + 1], fields[#fields + 2] = 'bill', ask.bill end
+  local bill = ask.bill or ask.rounds and ask.rounds.bill
+  if bill then fields[#fields + 1], fields[#fields + 2] = 'bill', bill end
   if ask.routed then fields[#fields + 1], fields[#fields + 2] = 'routed', int(ask.attempt) .. '-' .. int(ask.routed) end
   -- Whether there is a finer stage is not read: it does not count any more.
   if ask.stage and not is_entered then fields[#fields + 1], fields[#fields + 2] = 'finer_stage', '' end
@@ -182,7 +188,8 @@ end
 
 -- Deletes what only a generation with rounds or a wait has. An empty `finer_stage` stays with the record.
 function rounds.delete(root, account, id, generation)
-  if not generation.kept and (generation.finer_stage or '') == '' then return end
+  if not (generation.kept or generation.resumed) and (generation.finer_stage or '') == '' then return end
   redis.call('DEL', rounds_key(root, account, id))
-  redis.call('HDEL', generation_key(root, account, id), 'kept', 'finer_stage', 'suspended')
+  redis.call('HDEL', generation_key(root, account, id), 'kept', 'finer_stage', 'suspended',
+    'resumed')
 end

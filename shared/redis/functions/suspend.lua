@@ -54,6 +54,10 @@ local function suspend(root, ask)
     return 'cancelled'
   end
   wait_for_person(root, ask, record, now)
+  -- The person has decided meanwhile.
+  if record.resumed == record.attempt then
+    stages.end_wait(root, ask.account, ask.id, load_generation(root, ask.account, ask.id), now)
+  end
   return 'suspended'
 end
 
