@@ -3,7 +3,7 @@
 Owns the keywords that are taken, and the bounds that make a check cheap whatever the schema. Only
 keywords whose cost is known are taken: none that collects what its neighbours have evaluated, since
 such checks double with each level. A schema is expanded along its references, each use counted
-anew, and is refused if that has no end or gives too many nodes: alternatives that are nested by
+again, and is refused if that has no end or gives too many nodes: alternatives that are nested by
 reference multiply, so that 22 levels of two make four million. Patterns are few, matched in linear
 time, and bounded in what they compile to. Nothing is ever fetched.
 

@@ -7,7 +7,7 @@ and numbers them its own way.
 
 An encoder is hashable: followers with equal encoders share what it wrote. Its numbers have to
 follow from the events alone, in their order, so that a client can continue after any of them in any
-process. A number that begins anew with each attempt stays right even after the oldest attempts of a
+process. A number that restarts with each attempt stays right even after the oldest attempts of a
 stream were dropped.
 """
 

@@ -250,7 +250,7 @@ class Model:
         return "resumed"
 
     def _move_deadline(self, one: Generation) -> None:
-        """Set the deadline anew by the record, where a walk has changed its queue only."""
+        """Set the deadline again by the record, where a walk has changed its queue only."""
         one.is_expired = False
 
     def settle(self, attempt: Attempt, seq: int, stage: Stage, cost: int) -> Settled | None:

@@ -110,7 +110,7 @@ function rounds.check(root, ask)
 end
 
 -- Adds rounds that `check` found whole to the log, and to `fields` what the record keeps of them. The six upstream
--- calls that a model turn may take are counted anew for the next one.
+-- calls that a model turn may take are counted from 0 for the next one.
 local function store_rounds(root, ask, fields, lasts_ms)
   local finished, log = ask.rounds, rounds_key(root, ask.account, ask.id)
   for _, entry in ipairs(finished.entries) do redis.call('RPUSH', log, entry) end
