@@ -2,11 +2,13 @@
 
 After each operation the reply and the credits of both accounts equal the model's, to a microcredit;
 the ledger, the streams and every generation are compared every 25 operations and at the end of each
-walk.
+walk. Each process walks its share of the operations on a server and seeds of its own.
 """
 
+import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Final
 
 from hypothesis import HealthCheck, Phase, seed, settings
@@ -22,7 +24,13 @@ _STEPS_PER_WALK: Final = 100
 _COMPARE_EVERY: Final = 25
 
 
-def _walk_on(server: Server, first_seed: int, operations: int) -> None:
+def _walk(seeds: range, operations: int) -> int:
+    """Walk on a new server; return how many operations were compared."""
+    with Server() as server:
+        return _walk_on(server, seeds, operations)
+
+
+def _walk_on(server: Server, seeds: range, operations: int) -> int:
     """Walk one round a seed. Raises AssertionError with the steps that led to a difference."""
 
     class BoundWalk(RandomWalk):
@@ -31,8 +39,8 @@ def _walk_on(server: Server, first_seed: int, operations: int) -> None:
     # A busy machine must not count as a difference.
     redis_settings = RedisSettings(url=server.url, connect_seconds=60.0, timeout_seconds=60.0)
     BoundWalk.server, BoundWalk.redis_settings = server, redis_settings
-    began, reported, number = time.monotonic(), 0, first_seed
-    while BoundWalk.operations < operations:
+    began, reported = time.monotonic(), 0
+    for number in seeds:
         run_state_machine_as_test(
             seed(number)(BoundWalk),
             settings=settings(
@@ -44,28 +52,34 @@ def _walk_on(server: Server, first_seed: int, operations: int) -> None:
                 suppress_health_check=list(HealthCheck),
             ),
         )
-        number += 1
-        if BoundWalk.operations - reported >= operations / 20 or BoundWalk.operations >= operations:
+        is_done = BoundWalk.operations >= operations
+        if BoundWalk.operations - reported >= operations / 20 or is_done:
             reported = BoundWalk.operations
             seconds = time.monotonic() - began
-            sys.stdout.write(
-                f"{reported} operations, {seconds:.0f} s, seed {number - 1}: drift 0\n"
-            )
+            sys.stdout.write(f"{reported} operations, {seconds:.0f} s, seed {number}: drift 0\n")
             sys.stdout.flush()
+        if is_done:
+            break
+    return BoundWalk.operations
 
 
-def _main(first_seed: int, operations: int) -> None:
-    server = Server()
-    server.start()
-    try:
-        _walk_on(server, first_seed, operations)
-    finally:
-        server.stop()
+def _main(first_seed: int, operations: int, processes: int) -> None:
+    share = -(-operations // processes)
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        # A share takes fewer rounds than it has operations.
+        walks = [
+            pool.submit(_walk, range(first, first + processes * share, processes), share)
+            for first in range(first_seed, first_seed + processes)
+        ]
+        compared = sum(walk.result() for walk in as_completed(walks))
+    sys.stdout.write(f"{compared} operations in all: drift 0\n")
 
 
 if __name__ == "__main__":
     parser = command_line.parser("tests.property", __doc__)
     parser.add_argument("--operations", type=int, default=20_000, help="how many at least")
     parser.add_argument("--seed", type=int, default=1, help="seed of the first round")
+    parser.add_argument("--processes", type=int, default=2, help="how many walk at a time")
     arguments = parser.parse_args()
-    _main(arguments.seed, arguments.operations)
+    _main(arguments.seed, arguments.operations, arguments.processes)

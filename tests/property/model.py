@@ -24,7 +24,8 @@ class Generation:
     """One generation. `epochs` counts the events of each attempt, as a stream shows them.
 
     `rounds` are its finished rounds, which have shown `kept` of the text; `due` is what an end by
-    request or by time charges for the text so far, and `kept_due` for the rounds.
+    request or by time charges for the text so far, and `kept_due` for the rounds. `resumed` is the
+    attempt in which a person decided before it waited.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Generation:
     is_expired: bool = False
     is_due: bool = False
     is_cancelled: bool = False
+    resumed: int = 0
     epochs: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -238,10 +240,14 @@ class Model:
         one.where, one.stage, one.is_due = "suspended", "awaiting_approval", False
         self._move_deadline(one)
         one.suspects_max, one.crashes = None, 0
+        if one.resumed == one.attempt:
+            self.resume(one)
         return "suspended"
 
     def resume(self, one: Generation) -> str:
-        """End the wait of a suspended generation."""
+        """End the wait of a suspended generation, or of an attempt that is about to suspend."""
+        if one.where == "leased":
+            one.resumed = one.attempt
         if one.where != "suspended":
             return "not_suspended"
         self._announce(one)
