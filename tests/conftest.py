@@ -1,18 +1,20 @@
 """Fixtures that every test can use.
 
 server          A running server, shared by the tests of one process; never kill, pause or flush it
-redis_settings  A fresh prefix on it; the test runs on each kind of server, with 1 and 3 partitions
+redis_settings  A fresh prefix on it; the test runs on Valkey with 3 partitions, on Redis with 1
 redis           A connected client with the function library loaded
 own_server      A server for one test alone, to be killed, paused and flushed
 own_settings    A prefix on the test's own server
 provider        A scripted upstream of the OpenAI dialect
 
 After each test that uses `redis_settings` or `own_settings`, `support/redis_invariants.py` checks
-the keys that it left, and they are deleted. A test marked `each_once`, for tests that start
-processes, runs on two combinations that cover each kind of server and each partition count. In
-`_QUICK_FOLDERS`, tests on Redis are marked `quick` on one combination, all other tests always.
+the keys that it left, and they are deleted. Two combinations cover each kind of server and each
+partition count: nothing depends on both, since a kind differs in commands and Lua, and a count in
+the names of keys. In `_QUICK_FOLDERS`, tests on Redis are marked `quick` on one combination, all
+other tests always.
 """
 
+import gc
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -29,7 +31,7 @@ from tests.support.redis_server import Kind, Server, binaries
 from tests.support.scripted_provider import ScriptedProvider
 
 _KINDS: list[Kind] = list(binaries())
-_PARTITIONS = (1, 3)
+_COMBINATIONS = ((_KINDS[0], 3), (_KINDS[-1], 1))
 _QUICK_FOLDERS = {"contract", "tidy", "unit"}
 
 # The time of one example depends on the load of the machine, not on the product.
@@ -54,6 +56,17 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(2, len(os.sched_getaffinity(0)) * 3 // 2)
 
 
+def pytest_collection() -> None:
+    """Collect without garbage collection: all that is made is kept."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of every later garbage collection."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the quick tests before pytest selects by marks."""
@@ -62,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         combination = getattr(item, "callspec", None)
         parameters = combination.params if combination is not None else {}
         # A test with a server of its own has the server's kind as a parameter.
-        is_first = parameters.get("_on", (_KINDS[0], 3)) == (_KINDS[0], 3) and not any(
+        is_first = parameters.get("_on", _COMBINATIONS[0]) == _COMBINATIONS[0] and not any(
             value == kind for value in parameters.values() for kind in _KINDS[1:]
         )
         if is_first and item.path.relative_to(here).parts[0] in _QUICK_FOLDERS:
@@ -70,13 +83,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests on Redis on every kind of server, with one partition and with three."""
+    """Run tests on Redis on each kind of server, and with one partition and with three."""
     if "redis_settings" in metafunc.fixturenames:
-        every = [(kind, partitions) for kind in _KINDS for partitions in _PARTITIONS]
-        once = [(_KINDS[0], 3), (_KINDS[-1], 1)]
-        chosen = once if metafunc.definition.get_closest_marker("each_once") else every
-        names = [f"{kind}-{partitions}" for kind, partitions in chosen]
-        metafunc.parametrize("_on", chosen, ids=names, indirect=True, scope="session")
+        names = [f"{kind}-{partitions}" for kind, partitions in _COMBINATIONS]
+        metafunc.parametrize("_on", _COMBINATIONS, ids=names, indirect=True, scope="session")
     elif "own_server" in metafunc.fixturenames:
         metafunc.parametrize("_own_kind", _KINDS, indirect=True)
 

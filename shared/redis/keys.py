@@ -13,6 +13,7 @@ ACCOUNT_TOTALS): they are stored, and old and new processes must find the same k
 """
 
 import re
+from functools import cache
 from typing import Final, Literal
 
 from shared.settings import RedisSettings
@@ -361,7 +362,9 @@ def revocations_channel(root: str) -> str:
 def family_of(root: str, name: str) -> Key | None:
     """Return the family of a key's full name, or None."""
     tail = name.removeprefix(root)
-    for key in FAMILIES.values():
-        if re.fullmatch(_PART.sub(".+", key.pattern), tail):
-            return key
-    return None
+    return next((key for key, pattern in _patterns() if pattern.fullmatch(tail)), None)
+
+
+@cache
+def _patterns() -> tuple[tuple[Key, re.Pattern[str]], ...]:
+    return tuple((key, re.compile(_PART.sub(".+", key.pattern))) for key in FAMILIES.values())

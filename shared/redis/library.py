@@ -8,7 +8,7 @@ the only copy.
 
 import hashlib
 import re
-from collections.abc import Iterable, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Set as AbstractSet
 from importlib import resources
 from typing import Final, Literal
 
@@ -94,6 +94,8 @@ _CHECKS_SHARED_KEYS: Final = frozenset(
     "cancel delete_session expire reap release restore resume retry_dead_letter suspend".split()
 )
 
+_KEY_CALL: Final = re.compile(r"\b(\w+)_key\(")
+
 # The stages that functions tell followers of, where no worker does.
 _ANNOUNCED_STAGES: Final[tuple[Stage, ...]] = ("queued", "retrying", "awaiting_approval")
 
@@ -114,9 +116,9 @@ def render() -> tuple[str, str]:
     folder = resources.files("shared.redis") / "functions"
     shared = [(folder / f"{name}.lua").read_text(encoding="utf-8") for name in SHARED]
     # Lua allows 200 local names in one scope: at the top are only the keys of the shared texts.
-    common = {name for name in keys.FAMILIES if any(_uses(text, name) for text in shared)}
+    common = set().union(*map(_named_keys, shared))
     rendered = (
-        *(key.lua(name) for name, key in keys.FAMILIES.items() if name in common),
+        *_lua_keys(common),
         *(f"local {name} = {_lua(value)}" for name, value in _constants().items()),
         "local damage = {}",  # filled by damage.lua
         f"damage.CHECKS_SHARED_KEYS = {_lua(_set(_CHECKS_SHARED_KEYS))}",
@@ -162,18 +164,18 @@ def _set(words: Iterable[str]) -> dict[str, bool]:
     return dict.fromkeys(sorted(words), True)
 
 
-def _uses(text: str, name: str) -> bool:
-    return re.search(rf"\b{name}_key\(", text) is not None
+def _named_keys(text: str) -> set[str]:
+    """Return the families of keys that a text names, and other functions of that form."""
+    return set(_KEY_CALL.findall(text))
+
+
+def _lua_keys(names: AbstractSet[str]) -> Iterator[str]:
+    return (key.lua(name) for name, key in keys.FAMILIES.items() if name in names)
 
 
 def _with_key_names(text: str, common: AbstractSet[str]) -> str:
     """Return a function's text in a scope of its own, with the keys that no shared text names."""
-    names = (
-        key.lua(name)
-        for name, key in keys.FAMILIES.items()
-        if name not in common and _uses(text, name)
-    )
-    return "\n".join(("do", *names, text, "end"))
+    return "\n".join(("do", *_lua_keys(_named_keys(text) - common), text, "end"))
 
 
 def _lua(value: object) -> str:

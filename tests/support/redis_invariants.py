@@ -6,7 +6,9 @@ one place, and the credits balance. Repairs nothing.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Set as AbstractSet
+from functools import cache
 from typing import Final, NamedTuple
 
 from shared.lifecycle import ENDS
@@ -32,11 +34,12 @@ class _FoundKey(NamedTuple):
 class _Snapshot(NamedTuple):
     """What is under a prefix: hashes, members of sorted sets, ledgers, and times to live in ms.
 
-    `sizes` are the sizes of the fields of hashes, in bytes.
+    `sizes` are the sizes of the fields of hashes, in bytes; `turn_bytes`, those of messages.
     """
 
     hashes: dict[str, dict[str, str]]
     sizes: dict[str, dict[str, int]]
+    turn_bytes: Counter[str]
     sets: dict[str, set[str]]
     ledgers: dict[str, list[ledger.Entry]]
     ttl_ms: dict[str, int]
@@ -82,24 +85,35 @@ def _read(raw_client: RawClient, settings: RedisSettings) -> _Snapshot:
     kinds = raw_client.all([("TYPE", name) for name in names])
     reads = {b"hash": ("HGETALL",), b"zset": ("ZRANGE", "0", "-1")}
     kept = [name for name in names if "}:ledger:" in name]
-    entries = raw_client.all([("XRANGE", name, "-", "+") for name in kept])
-    ledgers = {
-        name: [ledger.decode(fields[b"e"]) for _, fields in found]
-        for name, found in zip(kept, entries, strict=True)
-    }
     chosen = [(name, kind) for name, kind in zip(names, kinds, strict=True) if kind in reads]
-    values = raw_client.all([(reads[kind][0], name, *reads[kind][1:]) for name, kind in chosen])
-    left = raw_client.all([("PTTL", name) for name in names])
+    replies = iter(
+        raw_client.all(
+            [("XRANGE", name, "-", "+") for name in kept]
+            + [(reads[kind][0], name, *reads[kind][1:]) for name, kind in chosen]
+            + [("PTTL", name) for name in names]
+        )
+    )
+    ledgers = {name: [ledger.decode(fields[b"e"]) for _, fields in next(replies)] for name in kept}
     hashes, sizes, sets = {}, {}, {}
-    for (name, kind), value in zip(chosen, values, strict=True):
+    for name, kind in chosen:
+        value = next(replies)
         if kind == b"hash":
             hashes[name] = _texts(value)
             sizes[name] = {field.decode(): len(text) for field, text in value.items()}
         else:
             sets[name] = {member.decode() for member in value}
     # A key that expired during the reads is left out.
-    alive = {name: ms for name, ms in zip(names, left, strict=True) if ms != _GONE}
-    return _Snapshot(hashes, sizes, sets, ledgers, alive)
+    alive = {name: ms for name, ms in zip(names, replies, strict=True) if ms != _GONE}
+    return _Snapshot(hashes, sizes, _turn_bytes(sizes), sets, ledgers, alive)
+
+
+def _turn_bytes(sizes: dict[str, dict[str, int]]) -> Counter[str]:
+    """Return the bytes of a session's messages by the start of their keys' names."""
+    counted: Counter[str] = Counter()
+    for name, fields in sizes.items():
+        if "}:turns:" in name:
+            counted[name[: name.rindex(":") + 1]] += sum(fields.values())
+    return counted
 
 
 # Between two commands of one function, and two reads of a time to live.
@@ -123,9 +137,13 @@ def _find_key(name: str, settings: RedisSettings) -> _FoundKey | None:
         return None
     if (root == system) is not key.is_system:
         return None
-    pattern = re.sub(r"<[a-z_]+>", "([^:]+)", key.pattern)
-    parts = re.fullmatch(pattern, tail)
+    parts = _pattern(key).fullmatch(tail)
     return None if parts is None else _FoundKey(name, root, key, parts.groups())
+
+
+@cache
+def _pattern(key: keys.Key) -> re.Pattern[str]:
+    return re.compile(re.sub(r"<[a-z_]+>", "([^:]+)", key.pattern))
 
 
 def _ending_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
@@ -321,8 +339,7 @@ def _stored_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
         if owner != account:
             continue
         record, chunks = snapshot.hashes[name], keys.TURNS(found_key.root, account, session, "")
-        turns = (sizes for key, sizes in snapshot.sizes.items() if key.startswith(chunks))
-        stored = sum(sum(sizes.values()) for sizes in turns)
+        stored = snapshot.turn_bytes[chunks]
         stored += sum(snapshot.sizes[name].get(field, 0) for field in _SESSION_TEXTS)
         sums[record.get("side", "0")] += int(record.get("bytes", 0))
         if stored != int(record.get("bytes", 0)):

@@ -21,7 +21,7 @@ _LINE: Final = re.compile(r"^([a-z_][\w.-]*)/?[ ]{2,}\S", re.MULTILINE)
 
 
 def _packages() -> list[str]:
-    return [path.rpartition("/")[0] for path in source.modules() if path.endswith("/__init__.py")]
+    return [path.rpartition("/")[0] for path in source.texts() if path.endswith("/__init__.py")]
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ tokens do; aiohttp, whose parser is in C, a third of that, and a third on a whol
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -59,11 +60,17 @@ def check_base_url(base_url: str, setting: str) -> None:
         raise ConfigurationError([f"{setting}: {fault}"])
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the context of all providers: reading the certificates takes some 20 ms of CPU."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class AiohttpTransport(httpx.AsyncBaseTransport):
     """A transport in which calls never wait for each other."""
 
     def __init__(self) -> None:
-        self._tls: ssl.SSLContext = httpx.create_ssl_context(trust_env=False)
+        self._tls = _tls()
         self._client_session: aiohttp.ClientSession | None = None
 
     @override
