@@ -8,7 +8,8 @@ the only copy.
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Set as AbstractSet
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set as AbstractSet
 from importlib import resources
 from typing import Final, Literal
 
@@ -94,7 +95,12 @@ _CHECKS_SHARED_KEYS: Final = frozenset(
     "cancel delete_session expire reap release restore resume retry_dead_letter suspend".split()
 )
 
-_KEY_CALL: Final = re.compile(r"\b(\w+)_key\(")
+_WORD: Final = re.compile(r"\w+")
+_NO_CODE: Final = re.compile(r"--.*|'[^'\n]*'")
+# A definition at the top of a text.
+_DEFINITION: Final = re.compile(
+    r"^local (?P<function>function )?(?P<names>[\w, ]+?)(?P<rest>\(| =|$)", re.MULTILINE
+)
 
 # The stages that functions tell followers of, where no worker does.
 _ANNOUNCED_STAGES: Final[tuple[Stage, ...]] = ("queued", "retrying", "awaiting_approval")
@@ -112,20 +118,28 @@ def sources() -> dict[str, str]:
 
 
 def render() -> tuple[str, str]:
-    """Return the library's name and its whole text."""
+    """Return the library's name and its whole text.
+
+    Lua allows 200 local names in one scope. Each text has a scope of its own, with the keys and the
+    constants that it names; only what a shared text defines for others stands before all of them.
+    """
     folder = resources.files("shared.redis") / "functions"
-    shared = [(folder / f"{name}.lua").read_text(encoding="utf-8") for name in SHARED]
-    # Lua allows 200 local names in one scope: at the top are only the keys of the shared texts.
-    common = set().union(*map(_named_keys, shared))
+    shared = {name: (folder / f"{name}.lua").read_text(encoding="utf-8") for name in SHARED}
+    texts = shared | sources()
+    words = {name: _words(text) for name, text in texts.items()}
+    constants = {name: f"local {name} = {_lua(value)}" for name, value in _constants().items()}
+    users = Counter(word for each in words.values() for word in each)
+    scopes = {name: _in_scope(text, words[name], constants) for name, text in texts.items()}
+    for name, text in shared.items():
+        exported = {each for each in _defined(text) if users[each] > 1}
+        scopes[name] = _export(scopes[name], exported)
     rendered = (
-        *_lua_keys(common),
-        *(f"local {name} = {_lua(value)}" for name, value in _constants().items()),
         "local damage = {}",  # filled by damage.lua
         f"damage.CHECKS_SHARED_KEYS = {_lua(_set(_CHECKS_SHARED_KEYS))}",
+        f"local ALLOWED_WHEN_FULL = {_lua(_set(_ALLOWED_WHEN_FULL))}",
         _REGISTER,
     )
-    own = (_with_key_names(text, common) for text in sources().values())
-    body = "\n".join((*rendered, *shared, *own))
+    body = "\n".join((*rendered, *scopes.values()))
     name = f"pollux_{hashlib.sha256(body.encode()).hexdigest()[:12]}"
     return name, f"#!lua name={name}\nlocal LIBRARY = '{name}'\n{body}"
 
@@ -145,7 +159,6 @@ def _constants() -> dict[str, object]:
         "STAGE_EVENTS": {
             stage: events.encode(events.StageChanged(stage)) for stage in _ANNOUNCED_STAGES
         },
-        "ALLOWED_WHEN_FULL": _set(_ALLOWED_WHEN_FULL),
         "COMPANION_WIRE": COMPANION_WIRE,
         "LANE_WAKEUP_WIRE": LANE_WAKEUP_WIRE,
         "WIRE_WAKEUP": WIRE_WAKEUP,
@@ -164,18 +177,38 @@ def _set(words: Iterable[str]) -> dict[str, bool]:
     return dict.fromkeys(sorted(words), True)
 
 
-def _named_keys(text: str) -> set[str]:
-    """Return the families of keys that a text names, and other functions of that form."""
-    return set(_KEY_CALL.findall(text))
+def _words(text: str) -> set[str]:
+    """Return the words of a text's code, without its comments and strings."""
+    return set(_WORD.findall(_NO_CODE.sub("", text)))
 
 
-def _lua_keys(names: AbstractSet[str]) -> Iterator[str]:
-    return (key.lua(name) for name, key in keys.FAMILIES.items() if name in names)
+def _defined(text: str) -> set[str]:
+    """Return the names that a text defines at its top."""
+    return {name for found in _DEFINITION.finditer(text) for name in found["names"].split(", ")}
 
 
-def _with_key_names(text: str, common: AbstractSet[str]) -> str:
-    """Return a function's text in a scope of its own, with the keys that no shared text names."""
-    return "\n".join(("do", *_lua_keys(_named_keys(text) - common), text, "end"))
+def _in_scope(text: str, words: AbstractSet[str], constants: Mapping[str, str]) -> str:
+    """Return a text in a scope of its own, with the keys and the constants that it names."""
+    names = [key.lua(name) for name, key in keys.FAMILIES.items() if f"{name}_key" in words]
+    names += [line for name, line in constants.items() if name in words]
+    return "\n".join(("do", *names, text, "end"))
+
+
+def _export(scope: str, names: AbstractSet[str]) -> str:
+    """Return a scope whose definitions of these names hold after it, too."""
+
+    def assign(found: re.Match[str]) -> str:
+        own = set(found["names"].split(", "))
+        if not own & names:
+            return found[0]
+        if own - names:
+            message = f"only a part of {sorted(own)} is used by other texts"
+            raise ValueError(message)
+        # Without a value, it only comes before its use: so does the line before the scope.
+        return f"{found['function'] or ''}{found['names']}{found['rest']}" if found["rest"] else ""
+
+    assigned = _DEFINITION.sub(assign, scope)
+    return f"local {', '.join(sorted(names))}\n{assigned}" if names else scope
 
 
 def _lua(value: object) -> str:

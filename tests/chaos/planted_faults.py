@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from shared.redis import library
+from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from tests.chaos import invariants
@@ -43,8 +43,14 @@ class Fault(msgspec.Struct, frozen=True):
         line = f"register('{self.function}', {self.function})"
         if original.count(line) != 1:
             raise ValueError(f"the library registers {self.function} otherwise than thought")
+        # A function knows only the keys that it names itself.
+        named = "\n".join(
+            key.lua(name)
+            for name, key in keys.FAMILIES.items()
+            if f"{name}_key(" in self.before + self.after
+        )
         wrapped = (
-            f"register('{self.function}', function(root, ask)\n{self.before}\n"
+            f"register('{self.function}', function(root, ask)\n{named}\n{self.before}\n"
             f"local answer = {self.function}(root, ask)\n{self.after}\nreturn answer\nend)"
         )
         return original.replace(line, wrapped)
