@@ -121,6 +121,45 @@ UNFINISHED: Final = Key(
 )
 SUBMISSIONS: Final = Key("submissions:<account>", holds="the rate limit's arrival time", end="ttl")
 
+# One batch: prompts that wait packed, and answers that are packed again.
+BATCH: Final = Key("batch:<account>:<id>", holds="hash: state, counts, credits", end="deleted")
+BATCH_ITEMS: Final = Key(
+    "batch-items:<account>:<id>:<chunk>",
+    holds="a chunk of items that wait, compressed",
+    end="deleted",
+)
+BATCH_CHUNK: Final = Key(
+    "batch-chunk:<account>:<id>:<chunk>",
+    holds="hash: how many items of a chunk have not ended, and the number of finishing of the rest",
+    end="deleted",
+)
+BATCH_RESULTS: Final = Key(
+    "batch-results:<account>:<id>:<chunk>",
+    holds="a chunk of items that have ended, with their answers, compressed",
+    end="deleted",
+)
+BATCH_STARTS: Final = Key(
+    "batch-starts:<account>:<id>",
+    holds="the index of the first item of each chunk, 4 bytes each",
+    end="deleted",
+)
+BATCH_ORDER: Final = Key(
+    "batch-order:<account>:<id>",
+    holds="the index of each item that ended, in that order, 4 bytes each",
+    end="deleted",
+)
+BATCH_WINDOW: Final = Key(
+    "batch-window:<account>:<id>",
+    holds="set: items in the queue or running, by what their ids add to the batch's",
+    end="deleted",
+)
+BATCHES: Final = Key("batches:<account>", holds="zset: batches by creation", end="permanent")
+OPEN_BATCHES: Final = Key(
+    "open-batches:<account>",
+    holds="zset: batches that have not ended, by when they last fed the queue",
+    end="deleted",
+)
+
 # The queue of a partition.
 READY: Final = Key(
     "ready:<account>:<lane>", holds="zset: heads of free sessions by number", end="deleted"
@@ -181,6 +220,12 @@ RECOUNT: Final = Key(
     "recount",
     holds="zset: accounts whose stored bytes are to be recounted, by time",
     end="deleted",
+)
+BATCH_WORK: Final = Key(
+    "batch-work", holds="zset: batches by when to look at them", end="deleted"
+)
+BATCH_CHUNKS_TO_PACK: Final = Key(
+    "batch-chunks-to-pack", holds="zset: chunks whose items have all ended, by time", end="deleted"
 )
 DEAD_LETTERS: Final = Key("dead", holds="zset: dead letters by time of death", end="permanent")
 DEAD_LETTER: Final = Key(
