@@ -139,6 +139,8 @@ class RetentionSettings(Section, frozen=True, kw_only=True):
     # Dead letters: how long they are kept, and how many in a partition at most.
     dead_seconds: Retention = 604_800
     dead_max: Positive = 100_000
+    # Batches, from their end on.
+    batch_seconds: Retention = 604_800
 
 
 class ProviderSettings(Section, frozen=True, kw_only=True):

@@ -19,8 +19,8 @@ class Tier(Section, frozen=True, kw_only=True):
 
     `weight` is the account's share where accounts compete: weight 4 is served four times as often
     as weight 1. The quotas on sessions, stored bytes and API keys free up when something is
-    deleted; the answer to an accepted message is stored even beyond them, and operators may create
-    keys beyond them.
+    deleted, that on open batches also when one ends. The answer to an accepted message is stored
+    even beyond them, and operators may create keys beyond them.
 
     The last four hold in each API process. Where they are not set, an account may read and cancel
     10 times for each submission that it is allowed, and at least `api.reads_per_minute` times, plus
@@ -36,6 +36,8 @@ class Tier(Section, frozen=True, kw_only=True):
     sessions_max: Positive = 100_000
     stored_bytes_max: Positive = 5_000_000_000
     keys_max: Positive = 100
+    open_batches_max: Positive = 50
+    batch_items_max: Positive = 100_000
     reads_per_minute: Positive | None = None
     cancels_per_minute: Positive | None = None
     refused_per_minute: Positive | None = None
@@ -52,6 +54,8 @@ class LimitSettings(Section, frozen=True, kw_only=True):
         sessions_max=1_000,
         stored_bytes_max=50_000_000,
         keys_max=10,
+        open_batches_max=2,
+        batch_items_max=1_000,
     )
     pro: Tier = Tier(submissions_per_minute=120, running_max=200, unfinished_max=100_000, weight=4)
     enterprise: Tier = Tier(
@@ -62,6 +66,8 @@ class LimitSettings(Section, frozen=True, kw_only=True):
         sessions_max=5_000_000,
         stored_bytes_max=500_000_000_000,
         keys_max=1_000,
+        open_batches_max=500,
+        batch_items_max=1_000_000,
     )
     unfinished_total: Positive = 1_000_000
     # Turns that may wait in a session; an interrupt or a delete ends them all in one call.
@@ -72,6 +78,8 @@ class LimitSettings(Section, frozen=True, kw_only=True):
     memory_share_max_free: Share = 0.8
     memory_share_max: Share = 0.9
     message_characters_max: Positive = 200_000
+    # Of a batch's body, unpacked; one in JSON, whose items may stand anywhere, is at most 32 MiB.
+    batch_bytes_max: Positive = 1_000_000_000
     interactive_deadline_seconds: Seconds = 900.0
     batch_deadline_seconds: Seconds = 86_400.0
     deadline_seconds_max: Seconds = 604_800.0

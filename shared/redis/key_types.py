@@ -18,7 +18,7 @@ Expected = tuple[str, str, int]
 
 # The arguments of functions that may hold each part of a key's name.
 _ARGUMENTS_BY_PART: Final[dict[str, tuple[str, ...]]] = {
-    "id": ("id", "generation", "session", "account"),
+    "id": ("id", "generation", "session", "batch", "account"),
     "hash": ("hash", "idempotency"),
     "circuit": ("circuit",),
     "provider": ("provider",),

@@ -221,9 +221,7 @@ RECOUNT: Final = Key(
     holds="zset: accounts whose stored bytes are to be recounted, by time",
     end="deleted",
 )
-BATCH_WORK: Final = Key(
-    "batch-work", holds="zset: batches by when to look at them", end="deleted"
-)
+BATCH_WORK: Final = Key("batch-work", holds="zset: batches by when to look at them", end="deleted")
 BATCH_CHUNKS_TO_PACK: Final = Key(
     "batch-chunks-to-pack", holds="zset: chunks whose items have all ended, by time", end="deleted"
 )

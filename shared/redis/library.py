@@ -81,10 +81,10 @@ SHARED: Final = (
 # or let running work finish, since otherwise the server would stay full, and those of an operator.
 _ALLOWED_WHEN_FULL: Final = frozenset(
     """
-    adopt_keys admit_throttled append cancel check_types create_account create_key delete_own_key
-    delete_session delete_turns discard_dead_letters end_call end_probe expire grant
-    list_dead_letters list_own_keys reap record_refusal recount release release_idempotency_key
-    renew_leases report_worker restore resume revoke_key settle suspend
+    adopt_keys admit_throttled append cancel check_types create_account create_key delete_batch
+    delete_batch_pieces delete_own_key delete_session delete_turns discard_dead_letters end_call
+    end_probe expire grant list_dead_letters list_own_keys reap record_refusal recount release
+    release_idempotency_key renew_leases report_worker restore resume revoke_key settle suspend
     """.split()
 )
 

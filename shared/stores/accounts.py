@@ -45,6 +45,10 @@ class NewKey(NamedTuple):
     key_id: str
 
 
+# The sums of what sessions and batches store, in bytes.
+_STORED_FIELDS: Final = ("stored_0", "stored_1", "stored_batches")
+
+
 class StorageUse(NamedTuple):
     """What an account stores: its number of sessions, and the bytes of their content."""
 
@@ -300,9 +304,7 @@ class Accounts:
         root = self.root_of(account)
         sessions, sums = await asyncio.gather(
             self._redis.call("ZCARD", keys.SESSIONS(root, account.id)),
-            self._redis.call(
-                "HMGET", keys.ACCOUNT_TOTALS(root, account.id), "stored_0", "stored_1"
-            ),
+            self._redis.call("HMGET", keys.ACCOUNT_TOTALS(root, account.id), *_STORED_FIELDS),
         )
         return StorageUse(sessions, sum(int(each or 0) for each in sums))
 

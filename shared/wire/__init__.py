@@ -10,6 +10,7 @@ event         One numbered event of a generation's stream
 routing       Which model was chosen, and why
 account       Accounts, API keys and credits
 fleet         What each live worker reports
+batch         Batches: their items while they wait, and their results, packed into chunks
 dead_letter   A failed generation that an operator can retry
 
 Stored records ignore fields that they do not know and have defaults for those that they lack, so

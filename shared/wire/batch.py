@@ -5,7 +5,9 @@ values and counts in the batch's hash (deploy/docs/decisions/18-batches.md).
 """
 
 import re
+import struct
 import zlib
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -140,6 +142,11 @@ def pack_results(results: list[ItemResult | None]) -> bytes:
 def unpack_results(stored: bytes) -> tuple[ItemResult | None, ...]:
     """Return the results of a stored chunk, in input order. Raises msgspec.MsgspecError."""
     return _decode_results(_inflate(stored))
+
+
+def pack_starts(starts: Sequence[int]) -> bytes:
+    """Return the indexes of the first items of chunks as they are stored, 4 bytes each."""
+    return struct.pack(f">{len(starts)}I", *starts)
 
 
 def _inflate(stored: bytes) -> bytes:

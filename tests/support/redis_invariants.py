@@ -71,6 +71,7 @@ def faults(
             found += _ending_faults(snapshot, found_key)
             found += _content_faults(snapshot, found_key)
             found += _key_list_faults(snapshot, found_key)
+            found += _batch_faults(snapshot, found_key)
     return found + _arq_faults(raw_client)
 
 
@@ -150,6 +151,7 @@ def _ending_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
     """A key expires as its family says, except while its generation is unfinished."""
     is_one = found_key.key.parts == ("account", "id")
     is_spared = is_one and snapshot.is_unfinished(found_key.root, *found_key.parts)
+    is_spared = is_spared or _is_key_of_batch(snapshot, found_key)
     if found_key.key.end == "ttl" and not is_spared and snapshot.ttl_ms[found_key.name] == _NO_TTL:
         return [f"{found_key.name}: never expires, though its family does"]
     if found_key.key is keys.TURNS:
@@ -157,6 +159,48 @@ def _ending_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
     if found_key.key in {keys.SUBMISSION, keys.TEXT, keys.ROUNDS} and not is_spared:
         return [f"{found_key.name}: stayed though its generation has ended"]
     return []
+
+
+def _is_key_of_batch(snapshot: _Snapshot, found_key: _FoundKey) -> bool:
+    """Return whether it is the Idempotency-Key of a batch, which lives as long as the batch."""
+    if found_key.key is not keys.IDEMPOTENCY:
+        return False
+    batch = snapshot.hashes[found_key.name].get("batch", "")
+    return keys.BATCH(found_key.root, found_key.parts[0], batch) in snapshot.hashes
+
+
+def _batch_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
+    """A batch is listed and will be looked at; one that has not ended is among the open ones."""
+    if found_key.key is keys.ACCOUNT_TOTALS:
+        return _batch_sum_faults(snapshot, found_key)
+    if found_key.key is not keys.BATCH:
+        return []
+    account, id_ = found_key.parts
+    state = snapshot.hashes[found_key.name]["state"]
+    places = [keys.BATCHES(found_key.root, account)]
+    if state in {"running", "paused"}:
+        places.append(keys.OPEN_BATCHES(found_key.root, account))
+    found = [
+        f"{found_key.name}: is not in {place}" for place in places if not snapshot.holds(place, id_)
+    ]
+    if not snapshot.holds(keys.BATCH_WORK(found_key.root), f"{account}:{id_}"):
+        found.append(f"{found_key.name}: nobody will look at it")
+    return found
+
+
+def _batch_sum_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
+    """The account's totals count the bytes of its batches, and the uploads under way."""
+    start = keys.BATCH(found_key.root, found_key.parts[0], "")
+    batches = [record for name, record in snapshot.hashes.items() if name.startswith(start)]
+    totals = snapshot.hashes[found_key.name]
+    stored = sum(int(batch.get("bytes", 0)) for batch in batches)
+    uploads = sum(batch["state"] == "validating" for batch in batches)
+    expected = {"stored_batches": stored, "batch_uploads": uploads}
+    return [
+        f"{found_key.name}: {name} is {totals.get(name, 0)}, not {count}"
+        for name, count in expected.items()
+        if int(totals.get(name, 0)) != count
+    ]
 
 
 def _lone_turn_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:

@@ -20,6 +20,7 @@ LONG_FILES: Final = {
     "api/accept/accept.py": "one message from its options to its receipt, and every refusal",
     "api/server/protocol.py": "the states of one connection, which share all of their attributes",
     "shared/redis/client.py": "one connection: how it opens, pipelines and repeats commands",
+    "shared/redis/keys.py": "every key, each with what it holds and when it ends",
     "shared/redis/functions/claim.lua": "a claim: suspects, parked turns, lanes, and their wakeups",
     "shared/settings.py": "every table of the settings, and what must hold between them",
     "worker/resilience/circuit_breaker.py": "one call through breaker, limits and throttle",

@@ -10,6 +10,7 @@ api_keys      API keys: create, list, delete, revoke, authenticate
 providers     What the fleet shares about providers: circuit breaker, throttle, limits
 fleet         Workers and load: report a worker, list the live ones, load of a partition
 dead_letters  Dead letters: list, retry, discard
+batches       Batches: begin, store and finish an upload, delete
 
 A stub `accept(redis, root, ask)` calls the Lua function of `accept.lua` with the fields of
 `AcceptAsk`; a test holds names and fields of both sides equal. Callers write
@@ -74,6 +75,22 @@ from shared.redis.functions.attempts import (
     settle,
     suspend,
     wait_for_wakeups,
+)
+from shared.redis.functions.batches import (
+    BatchBegun,
+    BatchKnown,
+    BeginBatchAsk,
+    DeleteBatchAsk,
+    DeleteBatchPiecesAsk,
+    FinishUploadAsk,
+    StoredBytesExceeded,
+    UploadUnderWay,
+    WriteBatchChunkAsk,
+    begin_batch,
+    delete_batch,
+    delete_batch_pieces,
+    finish_upload,
+    write_batch_chunk,
 )
 from shared.redis.functions.contract import Ask, KeepTimes, Rate, Rejected
 from shared.redis.functions.dead_letters import (
@@ -176,6 +193,9 @@ __all__ = [
     "AppendAsk",
     "Ask",
     "AuthenticateAsk",
+    "BatchBegun",
+    "BatchKnown",
+    "BeginBatchAsk",
     "BeginProbeAsk",
     "Breaker",
     "CancelAsk",
@@ -190,6 +210,8 @@ __all__ = [
     "CreateSessionAsk",
     "DamagedGeneration",
     "DeadLetterEntry",
+    "DeleteBatchAsk",
+    "DeleteBatchPiecesAsk",
     "DeleteOwnKeyAsk",
     "DeleteSessionAsk",
     "DeleteTurnsAsk",
@@ -199,6 +221,7 @@ __all__ = [
     "ExpireAsk",
     "FailureReply",
     "FindTurnsAsk",
+    "FinishUploadAsk",
     "FinishedRounds",
     "FoundTurns",
     "GrantAsk",
@@ -242,16 +265,20 @@ __all__ = [
     "StatusAsk",
     "StatusReply",
     "Stop",
+    "StoredBytesExceeded",
     "SubmissionCounted",
     "SuspendAsk",
     "ThrottleReply",
+    "UploadUnderWay",
     "UsageAsk",
+    "WriteBatchChunkAsk",
     "accept",
     "admit_call",
     "admit_throttled",
     "adopt_keys",
     "append",
     "authenticate",
+    "begin_batch",
     "begin_probe",
     "cancel",
     "check_types",
@@ -262,6 +289,8 @@ __all__ = [
     "create_key",
     "create_own_key",
     "create_session",
+    "delete_batch",
+    "delete_batch_pieces",
     "delete_own_key",
     "delete_session",
     "delete_turns",
@@ -270,6 +299,7 @@ __all__ = [
     "end_probe",
     "expire",
     "find_turns",
+    "finish_upload",
     "grant",
     "keys_to_wait_on",
     "list_dead_letters",
@@ -296,4 +326,5 @@ __all__ = [
     "suspend",
     "usage",
     "wait_for_wakeups",
+    "write_batch_chunk",
 ]

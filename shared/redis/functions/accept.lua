@@ -121,7 +121,7 @@ end
 
 local function load_totals(totals, lane)
   return redis.call('HMGET', totals, 'balance', 'running_' .. lane, 'lane_stride', 'running_most', 'stored_0',
-    'stored_1', 'stored_side', 'counted_at', 'held')
+    'stored_1', 'stored_side', 'counted_at', 'held', 'stored_batches')
 end
 
 -- Ends or cancels all turns under way of the session. The answer under way is only asked to stop, unless its hold is
@@ -199,8 +199,8 @@ local function measure(root, ask, session, known, now)
   local added = #message
   if ask.is_new then added = added + #ask.name + #(ask.system_prompt or '') + #(ask.companion or '') end
   local sessions_max = ask.is_new and ask.sessions_max
-  local quota, used = storage.find_exceeded_quota(root, ask.account, known[5], known[6], sessions_max, added,
-    ask.stored_bytes_max)
+  local quota, used = storage.find_exceeded_quota(root, ask.account, known[5], known[6], known[10], sessions_max,
+    added, ask.stored_bytes_max)
   if quota == 'stored_bytes' then
     storage.schedule_recount(root, ask.account, known[8], storage.RECOUNT_REFUSED_MS, now)
   end

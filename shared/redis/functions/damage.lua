@@ -157,7 +157,8 @@ function damage.enter_lanes(root, account)
 end
 
 damage.TOTAL_FIELDS = {'balance', 'held', 'settled', 'overrun', 'running_interactive', 'running_batch',
-  'left_interactive', 'left_batch', 'lane_stride', 'running_most', 'stored_0', 'stored_1'}
+  'left_interactive', 'left_batch', 'lane_stride', 'running_most', 'stored_0', 'stored_1', 'stored_batches',
+  'batch_uploads'}
 
 function damage.find_wrong_total(root, account)
   for i, sum in ipairs(redis.call('HMGET', account_totals_key(root, account), unpack(damage.TOTAL_FIELDS))) do

@@ -12,7 +12,7 @@ local COMMANDS_TRIED = {
   {'xadd', '*', 'f', 1}, {'xdel', '1-1'}, {'xrange', '-', '+'}, {'xrevrange', '+', '-'}, {'xtrim', 'MAXLEN', 1},
   {'zadd', 1, 'm'}, {'zcard'}, {'zcount', 0, 1}, {'zincrby', 1, 'm'}, {'zmscore', 'm'}, {'zpopmin'}, {'zrange', 0, 0},
   {'zrank', 'm'}, {'zrem', 'm'}, {'zremrangebyrank', 0, 0}, {'zremrangebyscore', 0, 1}, {'zscore', 'm'}, {'unlink'},
-  {'del'},
+  {'del'}, {'setrange', 0, ''},
 }
 
 -- As Redis 7.0 and other versions word it.

@@ -7,6 +7,8 @@
 -- Example: stored_0 is 500, but the sessions on side 0 have 300 and 100 bytes: an older process deleted a session of
 -- 100 bytes and did not subtract them. Both move, stored_1 becomes 400, and the 100 left in stored_0 are dropped.
 
+-- Batches have a sum of their own, `stored_batches`, which their own functions keep exact.
+
 local storage = {}
 
 storage.RECOUNT_MS, storage.RECOUNT_REFUSED_MS = 86400000, 600000
@@ -21,10 +23,10 @@ function storage.add(root, account, side, bytes)
 end
 
 -- Returns which quota one more record would exceed and how much of it is used; nil if it would exceed none.
-function storage.find_exceeded_quota(root, account, stored_0, stored_1, sessions_max, bytes, bytes_max)
+function storage.find_exceeded_quota(root, account, stored_0, stored_1, stored_batches, sessions_max, bytes, bytes_max)
   local count = sessions_max and redis.call('ZCARD', sessions_key(root, account)) or 0
   if sessions_max and count >= sessions_max then return 'sessions', count end
-  local sum = (stored_0 or 0) + (stored_1 or 0)
+  local sum = (stored_0 or 0) + (stored_1 or 0) + (stored_batches or 0)
   if sum + bytes > bytes_max then return 'stored_bytes', sum end
 end
 
