@@ -8,7 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
@@ -163,7 +163,7 @@ def _inflate(stored: bytes) -> bytes:
 _ITEM_ID: Final = re.compile(r"([A-Za-z0-9_-]{23})-(\d{1,7})(?:-(\d{1,4}))?")
 
 
-class ItemRef(NamedTuple):
+class ItemRef(msgspec.Struct, frozen=True):
     """Which item of which batch a generation is; `run` counts from 1."""
 
     batch: str

@@ -99,8 +99,10 @@ async def write_batch_chunk(
     """Store a chunk and renew the upload; safe to repeat. `gone`: the upload was given up."""
     reply: list[Reply] = await invoke(redis, "write_batch_chunk", root, ask, blob=chunk)
     match [text_of(reply[0]), *reply[1:]]:
-        case [("written" | "gone") as word]:
-            return word
+        case ["written"]:
+            return "written"
+        case ["gone"]:
+            return "gone"
         case ["quota", used]:
             return StoredBytesExceeded(int(used))
         case _:
