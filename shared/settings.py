@@ -141,6 +141,8 @@ class RetentionSettings(Section, frozen=True, kw_only=True):
     dead_max: Positive = 100_000
     # Batches, from their end on.
     batch_seconds: Retention = 604_800
+    # How far back an account's log of events reaches.
+    log_seconds: Retention = 2_592_000
 
 
 class ProviderSettings(Section, frozen=True, kw_only=True):

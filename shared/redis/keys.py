@@ -110,6 +110,7 @@ ACCOUNT_TOTALS: Final = Key(
 LEDGER: Final = Key(
     "ledger:<account>", holds="stream: every grant and charge, append-only", end="permanent"
 )
+ACCOUNT_LOG: Final = Key("log:<account>", holds="stream: what has ended, and events", end="ttl")
 USAGE: Final = Key(
     "usage:<account>:<day>", holds="hash: a day's use by model and API key", end="permanent"
 )

@@ -32,7 +32,7 @@ from shared.redis import key_types, keys
 from shared.redis.client import Argument, Connection, Reply
 from shared.redis.outage import FunctionMissingError
 from shared.telemetry import logs
-from shared.wire import event as events
+from shared.wire import account_event, event as events
 from shared.wire.message import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE
 from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_WAKEUP_WIRE, LANES, WIRE_WAKEUP
 
@@ -65,6 +65,7 @@ SHARED: Final = (
     "rounds",
     "session_queue",
     "dead_letters",
+    "account_log",
     "finish",
     "api_keys",
     "breaker",
@@ -155,6 +156,7 @@ def _constants() -> dict[str, object]:
         "CANCELLED": msgspec.to_builtins(CANCELLED),
         "DEAD_CATEGORIES": _set(DEAD_CATEGORIES),
         "AUTO": AUTO,
+        "EVENT_CODES": account_event.CODES,
         "RESET": events.encode(events.Reset(keep=0)),
         "STAGE_EVENTS": {
             stage: events.encode(events.StageChanged(stage)) for stage in _ANNOUNCED_STAGES

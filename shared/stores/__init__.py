@@ -1,6 +1,7 @@
 """Typed reads and simple writes of what is in Redis, one module for each kind of record.
 
 accounts             Accounts, their API keys and their credits
+account_log          The events of an account, from a cursor on
 ledger               An account's grants, charges and daily usage
 idempotency_records  What the first request with an Idempotency-Key created
 generations          A generation as a poll shows it

@@ -65,6 +65,7 @@ async def test_every_operation_answers_as_it_is_documented(api: ApiClient, syste
         await api.get(f"{SESSIONS}/{said['session_id']}"),
         await api.patch(f"{SESSIONS}/{made['id']}", json={"name": "n"}),
         await api.delete(f"{SESSIONS}/{made['id']}"),
+        await api.get(f"{AI}/events"),
         await api.get(f"{AI}/preferences"),
         await api.put(f"{AI}/preferences/model", json={"model": "alpha"}),
         await owner.post(KEYS, json={"name": "n", "expires_at": "2999-01-31T12:00:00Z"}),

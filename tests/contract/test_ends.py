@@ -290,7 +290,9 @@ async def test_deleted_session_leaves_no_key(queue: RedisFunctions) -> None:
     assert not await queue.delete_session("ann", ended.session)
     names = await queue.redis.call("KEYS", f"{queue.root}*")
     kept = {name.decode().removeprefix(queue.root).split(":")[0] for name in names}
-    assert kept == {"books", "ledger", "clocks", "holders", "submissions", "pace", "forgotten"}
+    assert kept == {
+        *("books", "ledger", "log", "clocks", "holders", "submissions", "pace", "forgotten")
+    }
     # The name is for the chore that deletes its files.
     noted = await queue.redis.call("ZRANGE", keys.FILES_TO_DELETE(queue.root), 0, -1)
     assert noted == [f"ann:{ended.session}".encode()]

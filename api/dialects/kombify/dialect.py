@@ -7,13 +7,14 @@ from api.dialects.kolbo.links import LINKS
 from api.dialects.kombify.chat import EVENTS
 from api.dialects.kombify.errors import ERRORS
 from api.dialects.kombify.routes import ABOUT, ENDPOINTS
+from api.dialects.kombify.webhook_routes import WEBHOOK_ENDPOINTS
 from api.endpoints.dialect import Dialect
 
 KOMBIFY: Final = Dialect(
     name="kombify",
     about=ABOUT,
     prefixes=("/v1/ai",),
-    endpoints=ENDPOINTS,
+    endpoints=(*ENDPOINTS, *WEBHOOK_ENDPOINTS),
     errors=ERRORS,
     links=LINKS,
     encoder=EVENTS,

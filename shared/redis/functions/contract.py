@@ -11,13 +11,15 @@ from shared.settings import RetentionSettings
 class KeepTimes(msgspec.Struct, frozen=True, array_like=True):
     """How long the record and the events of an ended generation stay, in milliseconds.
 
-    Dead letters stay for `dead_ms`, and at most `dead_max` in a partition.
+    Dead letters stay for `dead_ms`, and at most `dead_max` in a partition. The account's log
+    reaches `log_ms` back.
     """
 
     record_ms: int
     events_ms: int
     dead_ms: int = 604_800_000
     dead_max: int = 100_000
+    log_ms: int = 2_592_000_000
 
     @classmethod
     def of(cls, settings: RetentionSettings) -> Self:
@@ -27,6 +29,7 @@ class KeepTimes(msgspec.Struct, frozen=True, array_like=True):
             settings.events_seconds * 1000,
             settings.dead_seconds * 1000,
             settings.dead_max,
+            settings.log_seconds * 1000,
         )
 
 

@@ -302,6 +302,7 @@ function damage.set_aside(root, account, id, why)
   local hold = damage.release_hold(root, account, id, record)
   damage.end_damaged(root, account, id, record, session)
   damage.record_damage(root, member(account, id), why, hold)
+  account_log.append_end(root, account, id, record, 'failed', now_ms())
   if not session then return end
   if damage.is_wrong_type('ZCARD', waiting_key(root, account, session)) then
     redis.call('DEL', waiting_key(root, account, session))

@@ -85,6 +85,7 @@ local function finish_generation(root, account, id, generation, ending)
   if generation.crashes and ending.stage == 'completed' then extend_storm_if_blamed(root, generation, ending.now) end
   redis.call('HSET', key, 'stage', ending.stage, 'finished', now, 'captured', int(captured), 'last', last)
   redis.call('PEXPIRE', key, int(ending.keep[1]))
+  account_log.append_end(root, account, id, generation, ending.stage, ending.now, ending.keep)
   return captured
 end
 
