@@ -5,6 +5,8 @@ demo            `pollux demo`: starts the whole system, holds a conversation, st
 up              `pollux up`: runs the whole system for development
 processes       `pollux api` and `pollux worker`: one process, as production runs it
 ask             `pollux ask`: sends one message and shows the answer while it is generated
+target          Finds the API that a command talks to, and the key
+batch           `pollux batch`: sends files of prompts, and writes their answers
 follower        Follows one message over HTTP, and reconnects after the last event received
 answer_printer  Prints an answer on a terminal, into a pipe, or as JSON
 status_poller   Polls the status until the answer begins; prints stage, queue position and ETA

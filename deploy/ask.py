@@ -1,7 +1,6 @@
 """`pollux ask`: sends one message to a Pollux and shows the answer while it is generated.
 
-Owns which message is sent, and to which API: `--url`, POLLUX_URL, or the `pollux up` that runs in
-the state folder. Refuses to send that system's key to any other address.
+Owns which message is sent; `target` finds the API.
 """
 
 import asyncio
@@ -11,28 +10,18 @@ import sys
 from collections.abc import Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple, TextIO, cast
+from typing import Annotated, TextIO, cast
 
-import httpx
 from cyclopts import Parameter
 
 from deploy import status_poller
 from deploy.answer_printer import AnswerPrinter
 from deploy.follower import Follower
-from deploy.local import shutdown, state_folder as folders
+from deploy.local import shutdown
 from deploy.options import FOLDER
+from deploy.target import Target, find_target
 from shared.clock import SystemClock
-from shared.errors import Code, ConfigurationError, RequestError
-
-_URL: Final = "http://127.0.0.1:8000"
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-class Target(NamedTuple):
-    """The API to ask, and the key to send."""
-
-    url: str
-    key: str
+from shared.errors import Code, RequestError
 
 
 def ask(
@@ -60,7 +49,7 @@ def ask(
         folder: State folder of that `pollux up`; its API key is used if POLLUX_API_KEY is not set.
 
     """
-    target = _find_target(url, os.environ, folder)
+    target = find_target(url, os.environ, folder)
     body: dict[str, object] = {"message": _read_question(" ".join(message)), "stream": True}
     optional = {"model": model, "session_id": session}
     body |= {name: value for name, value in optional.items() if value is not None}
@@ -72,35 +61,6 @@ def ask(
     clock = SystemClock()
     work = _ask_and_show(target, body, answer, clock)
     return shutdown.exit_code_of(asyncio.run(shutdown.run_until_stopped(work, clock)))
-
-
-def _find_target(url: str | None, environment: Mapping[str, str], folder: Path) -> Target:
-    """Return the API to ask. Raises ConfigurationError naming what is missing."""
-    running_environment = folders.running_environment_of(folder)
-    address = url or environment.get("POLLUX_URL") or running_environment.get("POLLUX_URL") or _URL
-    key = environment.get("POLLUX_API_KEY")
-    if not key and address == running_environment.get("POLLUX_URL"):
-        key = running_environment.get("POLLUX_API_KEY")
-    if not key:
-        raise ConfigurationError(
-            [
-                f"set POLLUX_API_KEY to a key of {address}; or start `pollux up` here; or, if it "
-                "runs elsewhere on this machine, name its state folder with --folder"
-            ]
-        )
-    if not _is_url(address):
-        raise ConfigurationError([f"{address!r} is not the URL of an API, such as {_URL}"])
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigurationError(["POLLUX_API_KEY has characters that no API key has"])
-    return Target(address, key)
-
-
-def _is_url(text: str) -> bool:
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        return False
-    return url.scheme in {"http", "https"} and bool(url.host)
 
 
 def _read_question(words: str) -> str:
@@ -129,13 +89,7 @@ async def _ask_and_show(
     target: Target, body: Mapping[str, object], answer: AnswerPrinter, clock: SystemClock
 ) -> None:
     """Send the message and show its events; cancel the generation if we stop before its end."""
-    url = httpx.URL(target.url)
-    async with httpx.AsyncClient(
-        base_url=url,
-        headers={"X-API-Key": target.key, "User-Agent": "pollux-ask"},
-        # A proxy that the environment names is for other machines, not for this one.
-        trust_env=url.host not in _LOOPBACK,
-    ) as http:
+    async with target.connect("pollux-ask") as http:
         follower = Follower(http, clock, answer.note)
         status_task = asyncio.create_task(
             status_poller.print_changes(http, clock, answer.pending_poll_url, answer.note)

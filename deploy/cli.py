@@ -46,6 +46,7 @@ _COMMANDS: Final = {
     "models": ("deploy.models:models", ("pollux models", "pollux models --json")),
 }
 _GROUPS: Final = {
+    "batch": "deploy.batch.commands:app",
     "config": "deploy.config:app",
     "keys": "deploy.keys:app",
     "accounts": "deploy.accounts:app",

@@ -16,6 +16,7 @@ proxy                  A TCP proxy before a server, which delays, drops or cuts 
 redis_functions        Calls the Redis functions with defaults for what a test does not care about
 redis_invariants       Checks that everything left in Redis adds up; runs after every test
 redis_server           Starts a Valkey or redis-server of the test's own on a unix socket
+scripted_batches       A scripted API of batches, which fails as a test wants
 scripted_provider      An upstream of the OpenAI kind on a real socket that answers as scripted
 stored_conversation    Writes long conversations into Redis as `accept` and `settle` leave them
 stream_reader          Reads server-sent events by their specification

@@ -1,0 +1,205 @@
+"""Where answers are written: a file that says by itself how far it is, or standard output.
+
+Owns the position: each line of the file carries its `batch_id` and `line` (and `seq` in the order
+of finishing), so that a run that was killed goes on after the last whole line. A torn last line is
+cut. Refuses a file with anything else in it. No state is kept anywhere else.
+
+DESIGN. A line is written once it has arrived whole and follows the last one, so a repeated part of
+a stream adds nothing, and a part that is missing is noticed.
+"""
+
+import fcntl
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final, Literal
+
+import msgspec
+
+from deploy.batch.wire import Answer, Counts, decode_answer
+from shared.errors import Code, RequestError, UnavailableError
+
+Order = Literal["input", "finished"]
+
+_FAILURES_KEPT: Final = 5
+_BEGINNING: Final = b'{"batch_id":"'
+
+
+class Answers:
+    """The answers of one batch, written in one order."""
+
+    def __init__(self, stream: BinaryIO, order: Order, path: Path | None = None) -> None:
+        self.path = path
+        self.order: Order = order
+        # None as long as no line says whose answers these are.
+        self.batch_id: str | None = None
+        self.line = 0
+        self.seq = 0
+        # Whether lines are left out on purpose, by a filter.
+        self.has_gaps = False
+        self.states: Counter[str] = Counter()
+        self.failures: list[Answer] = []
+        self._stream = stream
+
+    @property
+    def params(self) -> dict[str, str | int]:
+        """The parameters with which the API continues after the last line."""
+        after: dict[str, str | int] = (
+            {"after_line": self.line} if self.order == "input" else {"after_seq": self.seq}
+        )
+        return {"order": self.order, **after}
+
+    def begin(self, batch_id: str) -> None:
+        """Take lines of this batch from now on."""
+        self.batch_id = batch_id
+
+    def write(self, lines: Iterable[bytes]) -> None:
+        """Write lines as the API sends them, with the batch's id."""
+        prefix = _BEGINNING + f'{self.batch_id}",'.encode()
+        pieces: list[bytes] = []
+        for line in filter(None, lines):
+            try:
+                answer = decode_answer(line)
+            except msgspec.MsgspecError:
+                raise UnavailableError("The API does not answer as Pollux does.") from None
+            if self._follows(answer):
+                self._count(answer)
+                pieces += (prefix, line[line.index(b"{") + 1 :], b"\n")
+        self._stream.write(b"".join(pieces))
+        self._stream.flush()
+
+    def lacks(self, counts: Counts) -> bool:
+        """Return whether items have ended in another way since they were written: by a retry."""
+        return self.order == "input" and any(
+            self.states[name] != getattr(counts, name)
+            for name in ("completed", "failed", "cancelled", "expired")
+        )
+
+    def save(self) -> None:
+        """Make sure that what was written outlives the machine."""
+        if self.path is not None:
+            os.fsync(self._stream.fileno())
+
+    def scan(self, path: Path) -> int:
+        """Read the lines that are there; return where the last whole one ends.
+
+        Raises:
+            RequestError: the file has other lines than answers of one batch in this order.
+
+        """
+        end = 0
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if not raw.endswith(b"\n"):
+                    _check_torn(path, number, raw)
+                    break
+                self._read_own(path, number, raw)
+                end += len(raw)
+        return end
+
+    def _read_own(self, path: Path, number: int, raw: bytes) -> None:
+        try:
+            answer = decode_answer(raw)
+        except msgspec.MsgspecError:
+            raise _foreign(path, number) from None
+        if not answer.batch_id or answer.batch_id != (self.batch_id or answer.batch_id):
+            raise _foreign(path, number)
+        if (answer.seq is None) != (self.order == "input"):
+            other = "input" if self.order == "finished" else "finished"
+            raise RequestError(
+                f"{path} was begun with `--order {other}`: continue it so, or choose another file.",
+                Code.INVALID_FIELDS,
+            )
+        try:
+            follows = self._follows(answer)
+        except UnavailableError:
+            raise _foreign(path, number) from None
+        if not follows:
+            raise _foreign(path, number)
+        self.batch_id = answer.batch_id
+        self._count(answer)
+
+    def _follows(self, answer: Answer) -> bool:
+        """Return whether a line comes after the last one; False for one that was written already.
+
+        Raises:
+            UnavailableError: lines between the two are missing.
+
+        """
+        if self.order == "finished":
+            return answer.seq is not None and answer.seq > self.seq
+        if self.has_gaps:
+            return answer.line > self.line
+        if answer.line > self.line + 1:
+            raise UnavailableError(f"The API left out the answer of line {self.line + 1}.")
+        return answer.line == self.line + 1
+
+    def _count(self, answer: Answer) -> None:
+        self.line, self.seq = answer.line, answer.seq or 0
+        self.states[answer.state] += 1
+        if answer.state != "completed" and len(self.failures) < _FAILURES_KEPT:
+            self.failures.append(answer)
+
+
+@contextmanager
+def answer_file(path: Path | None, order: Order, *, overwrite: bool) -> Iterator[Answers]:
+    """Open a file of answers after its last whole line; standard output without a path.
+
+    Raises:
+        RequestError: it has other content, or another command writes it.
+
+    """
+    if path is None:
+        yield Answers(sys.stdout.buffer, order)
+        return
+    if path.exists() and not path.is_file():
+        # A pipe or a device, which remembers nothing.
+        with path.open("wb") as stream:
+            yield Answers(stream, order)
+        return
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o666), "r+b") as file:
+        _lock(path, file)
+        answers = Answers(file, order, path)
+        end = 0 if overwrite else answers.scan(path)
+        file.truncate(end)
+        file.seek(end)
+        yield answers
+
+
+@contextmanager
+def replacement(path: Path, batch_id: str) -> Iterator[Answers]:
+    """Open a new file that takes the place of `path` when the context ends without an error."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb") as file:
+        answers = Answers(file, "input", new)
+        answers.begin(batch_id)
+        yield answers
+        answers.save()
+    new.replace(path)
+
+
+def _lock(path: Path, file: BinaryIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise RequestError(f"Another command is writing {path}.", Code.INVALID_FIELDS) from None
+
+
+def _check_torn(path: Path, number: int, raw: bytes) -> None:
+    """Refuse a last line that no killed run has left. Raises RequestError."""
+    begins = raw[: len(_BEGINNING)]
+    # After a power failure its bytes may be zeros.
+    if raw.strip(b"\0") and not _BEGINNING.startswith(begins):
+        raise _foreign(path, number)
+
+
+def _foreign(path: Path, number: int) -> RequestError:
+    return RequestError(
+        f"{path} has other content: its line {number} is not the next answer of one batch. Choose "
+        "another file, or replace this one with --overwrite.",
+        Code.INVALID_FIELDS,
+    )
