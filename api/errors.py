@@ -35,6 +35,7 @@ STATUS: Final[dict[Code, int]] = {
     Code.SESSION_NOT_FOUND: 404,
     Code.GENERATION_NOT_FOUND: 404,
     Code.COMPANION_NOT_FOUND: 404,
+    Code.BATCH_NOT_FOUND: 404,
     Code.NOT_FOUND: 404,
     Code.METHOD_NOT_ALLOWED: 405,
     Code.REQUEST_TIMEOUT: 408,
@@ -191,3 +192,8 @@ def unknown_generation() -> RequestError:
 def unknown_session() -> RequestError:
     """Return the refusal of a session that the account does not have."""
     return RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
+
+
+def unknown_batch() -> RequestError:
+    """Return the refusal of a batch that the account does not have."""
+    return RequestError("There is no such batch.", Code.BATCH_NOT_FOUND)

@@ -30,6 +30,7 @@ from shared.redis.client import Redis
 from shared.redis.server_watch import ServerWatch
 from shared.settings import Settings
 from shared.stores.accounts import Accounts
+from shared.stores.batches import BatchResults
 from shared.telemetry import logs
 
 
@@ -61,6 +62,7 @@ class State:
     submissions: Submissions
     hints: Hints
     generations: CurrentGenerations
+    batch_results: BatchResults
     subscriber: Subscriber
     streams: Streams
     waits: Waits

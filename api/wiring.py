@@ -35,6 +35,7 @@ from shared.redis.replicated import ReplicatedConnection
 from shared.redis.server_watch import ServerWatch
 from shared.settings import Settings
 from shared.stores.accounts import Accounts
+from shared.stores.batches import BatchResults
 from shared.telemetry import logs
 
 
@@ -160,6 +161,7 @@ def _wire(foundation: _Foundation, server_watch: ServerWatch, url_signer: UrlSig
         ),
         hints=Hints(model_durations, live_fleet, settings.retention.generation_seconds),
         generations=generations,
+        batch_results=BatchResults(redis),
         subscriber=foundation.subscriber,
         streams=Streams(
             redis=redis,

@@ -81,9 +81,9 @@ class Endpoint:
 
     A success has `status` and the type `replies`, or no body where that is None. Where the handler
     waits for an answer, `pending_reply` is the type of a 202 when it is not there in time. `stream`
-    is the type of the events where the response may be server-sent events. `operation` is what
-    generated clients call the row; `headers` are those that it reads, `response_headers` those that
-    a success may have.
+    is the type of the events where the response may be server-sent events, `lines` that of each
+    line where it is JSON lines. `operation` is what generated clients call the row; `headers` are
+    those that it reads, `response_headers` those that a success may have.
     """
 
     operation: str
@@ -103,6 +103,7 @@ class Endpoint:
     status: int = 200
     pending_reply: Any = None
     stream: Any = None
+    lines: Any = None
 
     @cached_property
     def route(self) -> str:

@@ -13,6 +13,7 @@ from api.endpoints.endpoint import RequestContext
 from api.generation_ref import GenerationRef
 from shared import ids
 from shared.errors import Code, RequestError
+from shared.stores.batches import BatchRef
 from shared.telemetry import logs
 
 _KEY_CHARACTERS_MAX: Final = 255
@@ -46,6 +47,14 @@ def session_id(context: RequestContext) -> str:
     if not ids.is_id(session):
         raise errors.unknown_session()
     return session
+
+
+def batch_ref(context: RequestContext) -> BatchRef:
+    """Return the caller's batch that the path names. Raises RequestError if it cannot be an id."""
+    batch = context.path["batch_id"]
+    if not ids.is_id(batch):
+        raise errors.unknown_batch()
+    return BatchRef(context.caller.root, context.caller.account.id, batch)
 
 
 def generation_ref(context: RequestContext) -> GenerationRef:

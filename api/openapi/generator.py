@@ -57,8 +57,10 @@ _EVENTS: Final = (
     "its `id` is where to continue, as `Last-Event-ID` or `after`. Lines that begin with a colon "
     "only keep the connection open."
 )
+_LINES: Final = "JSON lines: each line is one JSON object, and ends with a line feed."
 _PATH_PARAMETERS: Final = {
     "account": "An account's name.",
+    "batch_id": "The batch's id, as the reply that made it has it.",
     "generation_id": "The generation's id, as the receipt has it.",
     "key_id": "The id of the API key, as the list of keys has it.",
     "session_id": "The id of the session, which is the conversation.",
@@ -76,7 +78,7 @@ def document(
             shape
             for shape in (
                 *(dialect.errors.reply for dialect in dialects),
-                *(shape for row in rows for shape in (row.replies, row.pending_reply, row.stream)),
+                *(shape for row in rows for shape in _reply_shapes(row)),
             )
             if shape is not None
         ],
@@ -118,6 +120,10 @@ def document(
             },
         },
     }
+
+
+def _reply_shapes(row: Endpoint) -> tuple[object, ...]:
+    return row.replies, row.pending_reply, row.stream, row.lines
 
 
 def _about(dialects: Sequence[Dialect]) -> str:
@@ -169,6 +175,11 @@ def _successes(
     endpoint: Endpoint, encoder: EventEncoder | None, schemas: Schemas
 ) -> dict[str, Any]:
     content = {} if endpoint.replies is None else _json(schemas.of(endpoint.replies))
+    if endpoint.lines is not None:
+        text = {"type": "string", "description": _LINES}
+        content |= {
+            "application/x-ndjson": {"schema": text, "x-line-data": schemas.of(endpoint.lines)}
+        }
     if endpoint.stream is not None and encoder is not None:
         content |= _stream_content(endpoint.stream, encoder, schemas)
     about = endpoint.summary if endpoint.replies is None else schemas.about(endpoint.replies)

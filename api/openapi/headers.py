@@ -67,6 +67,7 @@ _RESPONSE_HEADERS: Final = (
         "`true` where the response is about what an earlier request with this key created.",
         {"type": "string", "const": "true"},
     ),
+    Header("Batch-State", "The batch's `state` when the answer began.", _TEXT, True),
     Header("Location", "The path of what was created.", _TEXT, True),
     Header("Retry-After", "Seconds after which to try again.", _COUNT, True),
     Header("RateLimit-Limit", "How many requests the account may make a minute.", _COUNT),

@@ -1,6 +1,8 @@
-"""What callers do to their sessions, messages and API keys, in any dialect.
+"""What callers do to their sessions, messages, batches and API keys, in any dialect.
 
 sessions       Creates, lists, renames and deletes sessions
 api_keys       Creates, lists and deletes an account's own API keys
 message_pages  Reads a page of messages, and sends a large one in pieces
+batches        Finds and lists batches
+batch_results  Sends the results of a batch, line by line
 """

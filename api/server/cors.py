@@ -29,6 +29,7 @@ RESPONSE_FIELDS: Final = (
     "RateLimit-Reset",
     "Retry-After",
     "Poll-Interval-Hint",
+    "Batch-State",
     "Idempotent-Replayed",
     "ETag",
     "Location",

@@ -59,13 +59,15 @@ class EventStream(NamedTuple):
 
 
 class ChunkedResponse(NamedTuple):
-    """A JSON body in pieces, because the whole may be large.
+    """A body in pieces, because the whole may be large.
 
     The generator has started, as in `EventStream`. If it raises, the body is left incomplete.
     """
 
     first: bytes
     rest: AsyncGenerator[bytes, None]
+    headers: dict[str, str] = {}  # noqa: RUF012  never changed, only read
+    content_type: str = JSON
 
     @classmethod
     async def begin(cls, pieces: AsyncGenerator[bytes, None]) -> "ChunkedResponse":
@@ -158,12 +160,14 @@ async def _send_events(scope: Scope, send: Send, stream: EventStream) -> None:
 
 
 async def _send_chunks(scope: Scope, send: Send, response: ChunkedResponse) -> None:
-    """Send a JSON body of unknown length; for HEAD, the headers only.
+    """Send a body of unknown length; for HEAD, the headers only.
 
     When a piece fails, the body is left without its last chunk and the connection is closed, so
     that no client takes a part for the whole.
     """
-    raw = [(b"x-request-id", scope["request_id"].encode()), *_PRIVATE, _JSON]
+    raw = [(b"x-request-id", scope["request_id"].encode()), *_PRIVATE]
+    raw.append((b"content-type", response.content_type.encode()))
+    raw += [(name.encode(), value.encode()) for name, value in response.headers.items()]
     async with aclosing(response.rest) as rest:
         scope["is_answered"] = True
         await send({"type": "http.response.start", "status": 200, "headers": raw})

@@ -6,6 +6,7 @@ ledger               An account's grants, charges and daily usage
 idempotency_records  What the first request with an Idempotency-Key created
 generations          A generation as a poll shows it
 round_log            The finished rounds of an answer that is being made
+batches              Batches, and the results of their items in both orders
 sessions             Sessions, and their turns by page and as history
 dead_letters         Lists, shows, retries and discards dead letters
 fleet                Workers' reports, and what the live workers can do together

@@ -101,6 +101,15 @@ class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     media: tuple[str, ...] = ()
 
 
+class ItemName(msgspec.Struct, frozen=True):
+    """What a waiting item is called; read without the rest of it."""
+
+    custom_id: str
+    line: int
+    fault: str = ""
+    copy_of: int | None = None
+
+
 class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item that has ended. `seq` is its number of finishing, from 1.
 
@@ -121,6 +130,7 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_items = msgspec.msgpack.Decoder(tuple[BatchItem, ...]).decode
+_decode_names = msgspec.msgpack.Decoder(tuple[ItemName, ...]).decode
 _decode_results = msgspec.msgpack.Decoder(tuple[ItemResult | None, ...]).decode
 
 
@@ -132,6 +142,11 @@ def pack_items(items: list[BatchItem]) -> bytes:
 def unpack_items(stored: bytes) -> tuple[BatchItem, ...]:
     """Return the items of a stored chunk. Raises msgspec.MsgspecError."""
     return _decode_items(_inflate(stored))
+
+
+def unpack_names(stored: bytes) -> tuple[ItemName, ...]:
+    """Return the names of a stored chunk's waiting items. Raises msgspec.MsgspecError."""
+    return _decode_names(_inflate(stored))
 
 
 def pack_results(results: list[ItemResult | None]) -> bytes:

@@ -14,6 +14,7 @@ from tests.support import openapi_document
 from tests.support.api_client import ApiClient, body
 from tests.support.mounts import MOUNTS
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.support.stored_batch import StoredBatch, answered
 
 pytestmark = pytest.mark.each_once
 
@@ -74,7 +75,7 @@ def test_every_code_of_the_contract_is_documented_somewhere() -> None:
 
 @pytest.mark.usefixtures("worker")
 async def test_every_operation_answers_as_it_is_documented(
-    api: ApiClient, provider: ScriptedProvider
+    api: ApiClient, provider: ScriptedProvider, batch: StoredBatch
 ) -> None:
     provider.script += [ScriptedAnswer(text="one"), ScriptedAnswer(status=401)]
     asked = {"message": "hello", "metadata": {"a": "b"}, "project_id": "p", "model": "alpha"}
@@ -82,7 +83,9 @@ async def test_every_operation_answers_as_it_is_documented(
     await api.wait_for_end(receipt)
     session = receipt["session_id"]
     await api.submit_and_wait("fails", session_id=session)
-    list_ = "/api/v1/chat/conversations"
+    list_, batches = "/api/v1/chat/conversations", "/api/v1/batches"
+    await batch.add([answered(1, "done"), None])
+    stored = await batch.write()
     answers = [
         await api.post("/api/v1/chat", json=asked),
         await api.get(receipt["poll_url"]),
@@ -95,6 +98,9 @@ async def test_every_operation_answers_as_it_is_documented(
         await api.get("/api/v1/account/usage"),
         await api.patch(f"{list_}/{session}", json={"name": "n"}),
         await api.delete(f"{list_}/{session}"),
+        await api.get(batches),
+        await api.get(f"{batches}/{stored}"),
+        await api.get(f"{batches}/{stored}/results"),
     ]
     assert len(answers) == len(MOUNTS["/api/v1"])
     for answer in answers:

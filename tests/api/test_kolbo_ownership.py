@@ -12,6 +12,7 @@ from shared import ids
 from tests.support.api_client import ApiClient, Json, body
 from tests.support.mounts import DOUBLED_MOUNTS, MOUNTS
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
+from tests.support.stored_batch import StoredBatch, answered
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -25,7 +26,7 @@ def matrix() -> Iterator[tuple[str, Endpoint, str]]:
     """Yield every route that takes an id, under both prefixes, with the name of its id."""
     for prefix, endpoints in ({KOLBO: MOUNTS[KOLBO]} | DOUBLED_MOUNTS).items():
         for endpoint in endpoints:
-            for name in ("generation_id", "session_id"):
+            for name in ("generation_id", "session_id", "batch_id"):
                 if f"{{{name}}}" in endpoint.path:
                     yield prefix, endpoint, name
 
@@ -55,7 +56,7 @@ async def _both(
 
 @pytest.mark.usefixtures("worker")
 async def test_another_accounts_ids_answer_as_unknown_on_every_route(
-    api: ApiClient, other: ApiClient, provider: ScriptedProvider
+    api: ApiClient, other: ApiClient, batch: StoredBatch, provider: ScriptedProvider
 ) -> None:
     provider.script.append(ScriptedAnswer(text="done"))
     done = await api.submit("done")
@@ -63,17 +64,20 @@ async def test_another_accounts_ids_answer_as_unknown_on_every_route(
     provider.script.append(ScriptedAnswer(gate=asyncio.Event()))
     running = await api.submit("running", session_id=done["session_id"])
     waits = await api.submit("waits", session_id=done["session_id"])
+    await batch.add([answered(1, "done"), None])
+    stored = await batch.write()
     before = body(await api.get("/api/v1/chat/conversations"))
     rows = list(matrix())
     assert len(rows) == 2 * sum("{" in endpoint.path for endpoint in MOUNTS[KOLBO])
     for prefix, endpoint, name in rows:
-        receipts = (done, running, waits) if name == "generation_id" else (done,)
-        for receipt in receipts:
-            id_ = receipt["message_id" if name == "generation_id" else "session_id"]
+        generations = [each["message_id"] for each in (done, running, waits)]
+        of_name = {"session_id": [done["session_id"]], "batch_id": [stored]}
+        for id_ in of_name.get(name, generations):
             theirs, nobodys = await _both(other, prefix, endpoint, name, id_)
             assert theirs == nobodys, endpoint.path
             assert theirs[0] == 404, endpoint.path
     # The other account's resource is unchanged.
+    assert body(await api.get(f"{KOLBO}/batches/{stored}"))["state"] == "running"
     assert body(await api.get("/api/v1/chat/conversations")) == before
     assert [(await api.poll(each))["state"] for each in (running, waits)] == ["processing"] * 2
     assert (await api.poll(done))["state"] == "completed"

@@ -18,6 +18,7 @@ redis_invariants       Checks that everything left in Redis adds up; runs after 
 redis_server           Starts a Valkey or redis-server of the test's own on a unix socket
 scripted_batches       A scripted API of batches, which fails as a test wants
 scripted_provider      An upstream of the OpenAI kind on a real socket that answers as scripted
+stored_batch           Stores a batch as its record is documented, at any moment of its life
 stored_conversation    Writes long conversations into Redis as `accept` and `settle` leave them
 stream_reader          Reads server-sent events by their specification
 system                 Runs fronts and workers inside the test's loop or as processes

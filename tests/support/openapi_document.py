@@ -20,7 +20,7 @@ _DOUBLED: Final = "/api/api/"
 _NOT_FOUND: Final = 404
 # Headers that every HTTP server sends, and those for browsers and proxies only.
 _OF_HTTP: Final = re.compile(
-    "connection|content-(length|type)|date|server|transfer-encoding|vary|x-accel-buffering"
+    "connection|content-(encoding|length|type)|date|server|transfer-encoding|vary|x-accel-buffering"
     "|access-control-.*"
 )
 
@@ -57,7 +57,7 @@ def faults(
     validator = _validator(template, method.lower(), str(status), kind)
     return found + [
         f"{where}: {error.json_path}: {error.message}"
-        for event_data in _event_data(content)
+        for event_data in _json_parts(kind, content)
         for error in validator.iter_errors(msgspec.json.decode(event_data))
     ]
 
@@ -91,8 +91,10 @@ def _document_of(path: str | None) -> dict[str, Any]:
     return document(is_admin=(path or "").startswith("/admin/"))
 
 
-def _event_data(content: bytes) -> list[bytes]:
-    """Return the body, or the data of each of its server-sent events."""
+def _json_parts(kind: str, content: bytes) -> list[bytes]:
+    """Return the body, or each of its JSON lines, or the data of each of its server-sent events."""
+    if kind == "application/x-ndjson":
+        return content.splitlines()
     if content.startswith(b"{"):
         return [content]
     return re.findall(rb"^data: (.*)$", content, re.MULTILINE)
@@ -110,7 +112,7 @@ def _template(path: str) -> str | None:
 def _validator(template: str, method: str, status: str, kind: str) -> Any:  # noqa: ANN401  jsonschema comes without types
     response = _document_of(template)["paths"][template][method]["responses"][status]
     content = response["content"][kind]
-    schema = content.get("x-event-data", content["schema"])
+    schema = content.get("x-event-data", content.get("x-line-data", content["schema"]))
     parts = _document_of(template)["components"]["schemas"]
     schemas = {name: _closed(each) for name, each in parts.items()}
     return jsonschema.Draft202012Validator({**schema, "components": {"schemas": schemas}})

@@ -1,4 +1,4 @@
-"""Where a generation is polled, cancelled and followed, whichever dialect made it."""
+"""Where a generation is polled, cancelled and followed, whichever dialect made it; and batches."""
 
 from typing import Final
 
@@ -9,3 +9,8 @@ LINKS: Final = Links(
     cancel="/api/v1/generate/{generation_id}/cancel",
     events="/api/v1/generate/{generation_id}/events",
 )
+
+
+def batch_url(batch: str, action: str = "") -> str:
+    """Return the path of a batch, or of what can be done with it."""
+    return f"/api/v1/batches/{batch}" + (f"/{action}" if action else "")

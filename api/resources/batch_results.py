@@ -1,0 +1,230 @@
+"""Sends the results of a batch, line by line, while other requests run.
+
+Owns the orders in which they are sent, how a later request continues, compression, and how the
+event loop is shared. Knows nothing of a line's fields: the dialect makes each line.
+
+DESIGN. One chunk of items is in memory at a time, whatever the size of the batch; the client's
+speed decides when the next is read. Lines are made for half a millisecond at a time, by one
+download at a time; then every other request that is ready runs first. Where any was, the download
+also pauses, since a request comes back to the loop several times.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Final, Literal, NamedTuple
+
+from api import errors
+from api.endpoints.endpoint import RequestContext
+from api.server import disconnect
+from api.server.responses import ChunkedResponse
+from shared.errors import UnavailableError
+from shared.stores import batches
+from shared.stores.batches import BatchRef
+from shared.wire.batch import Batch, ItemResult, ItemState
+
+MEDIA_TYPE: Final = "application/x-ndjson"
+# Makes a line: the item, and with the order of finishing its number in it.
+MakeLine = Callable[[ItemResult, int | None], bytes]
+
+_SLICE_SECONDS: Final = 0.0005
+# A turn of the loop in which nothing else was ready takes less.
+_IDLE_TURN_SECONDS: Final = 0.0001
+_BUSY_TURNS_MAX: Final = 16
+_PAUSE_SECONDS: Final = 0.001
+# Of the order of finishing: items that are looked up together, and the bytes of their lines.
+_LOOKED_UP: Final = (64, 1_024)
+_LOOKED_UP_BYTES: Final = 2_000_000
+_GZIP: Final = 16 + zlib.MAX_WBITS
+_GZIP_LEVEL: Final = 1
+
+
+class _Item(NamedTuple):
+    """An item to send; `seq` is its number in the order of finishing, where that is asked for."""
+
+    result: ItemResult
+    seq: int | None
+
+
+class ResultsWanted(NamedTuple):
+    """Which results, in which order: those after a line, or after a number of finishing.
+
+    `is_partial`: what has not ended is left out, instead of ending the answer.
+    """
+
+    order: Literal["input", "finished"]
+    after: int
+    is_partial: bool
+    state: ItemState | None
+    is_gzip: bool
+
+
+async def respond(
+    context: RequestContext, ref: BatchRef, wanted: ResultsWanted, make_line: MakeLine
+) -> ChunkedResponse:
+    """Return the results that there are, as JSON lines.
+
+    Raises:
+        RequestError: BATCH_NOT_FOUND.
+        RefusedError: RATE_LIMITED, UNAVAILABLE when too many long answers are sent already.
+
+    """
+    batch = await batches.find(context.state.redis, ref)
+    if batch is None:
+        raise errors.unknown_batch()
+    headers = {"batch-state": batch.state, "vary": "Accept-Encoding"}
+    if wanted.is_gzip:
+        headers["content-encoding"] = "gzip"
+    download = _Download(context, ref, wanted, make_line)
+    body = await ChunkedResponse.begin(download.pieces(batch))
+    return body._replace(headers=headers, content_type=MEDIA_TYPE)
+
+
+class _Download:
+    """One answer with results."""
+
+    def __init__(
+        self, context: RequestContext, ref: BatchRef, wanted: ResultsWanted, make_line: MakeLine
+    ) -> None:
+        self._state = context.state
+        self._context = context
+        self._ref = ref
+        self._wanted = wanted
+        self._make_line = make_line
+        self._loop = asyncio.get_running_loop()
+        self._is_shutting_down = False
+
+    async def pieces(self, batch: Batch) -> AsyncGenerator[bytes, None]:
+        """Yield the body. Raises when the batch, the key or the server ends before it does."""
+        state, caller = self._state, self._context.caller
+        # Revocations arrive on this connection.
+        await state.subscriber.connect()
+        disconnect.listen(
+            self._context.request.scope, on_disconnect=lambda: None, on_shutdown=self._note_shutdown
+        )
+        compressor = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP) if self._wanted.is_gzip else None
+        in_order = self._by_input if self._wanted.order == "input" else self._by_finishing
+        with (
+            state.large_pages.hold(caller.account.id),
+            state.revocations.watch(caller.key, lambda: None) as key_use,
+        ):
+            async with aclosing(in_order(batch)) as found:
+                async for items in found:
+                    async with aclosing(self._lines(items)) as slices:
+                        async for lines in slices:
+                            key_use.check()
+                            yield lines if compressor is None else _compressed(compressor, lines)
+            if compressor is not None:
+                yield compressor.flush()
+
+    def _note_shutdown(self) -> None:
+        self._is_shutting_down = True
+
+    async def _by_input(self, batch: Batch) -> AsyncGenerator[list[_Item], None]:
+        """Yield items in input order, up to the first that has not ended."""
+        after, reader = self._wanted.after, self._state.batch_results
+        chunk = await reader.first_chunk_after_line(self._ref, batch, after) if batch.chunks else 0
+        while chunk < batch.chunks:
+            found = await reader.read(self._ref, batch, chunk)
+            ended = list(_ended(found.results, is_partial=self._wanted.is_partial))
+            yield [_Item(each, None) for each in ended if each.line > after]
+            if len(ended) < len(found.results) and not self._wanted.is_partial:
+                return
+            chunk += 1
+            batch = await self._refreshed()
+
+    async def _by_finishing(self, batch: Batch) -> AsyncGenerator[list[_Item], None]:
+        """Yield items in the order in which they ended; what a stop cut off comes last."""
+        after, (count, most) = self._wanted.after, _LOOKED_UP
+        while indexes := await batches.ended_after(self._state.redis, self._ref, after, count):
+            batch = await self._refreshed()
+            items = await self._looked_up(batch, after, indexes)
+            yield items
+            after += len(indexes)
+            size = sum(len(each.result.answer) for each in items) // len(indexes)
+            count = min(most, max(1, _LOOKED_UP_BYTES // max(1, size)))
+        batch = await self._refreshed()
+        if batch.finished is None or batches.cut_off_state(batch) is None:
+            return
+        # They have no number of their own, and follow in input order.
+        index = batch.position + max(0, after - batch.seq)
+        while index < batch.total:
+            chunk = await self._state.batch_results.chunk_of(self._ref, batch, index)
+            found = await self._state.batch_results.read(self._ref, batch, chunk)
+            rest = found.results[index - found.first :]
+            seq = batch.seq + 1 + index - batch.position
+            yield [_Item(each, seq + at) for at, each in enumerate(rest) if each is not None]
+            index += len(rest)
+            batch = await self._refreshed()
+
+    async def _looked_up(self, batch: Batch, after: int, indexes: Sequence[int]) -> list[_Item]:
+        """Return the items with these indexes that ended there last; each chunk is read once."""
+        by_chunk: dict[int, list[tuple[int, int]]] = {}
+        for seq, index in enumerate(indexes, after + 1):
+            chunk = await self._state.batch_results.chunk_of(self._ref, batch, index)
+            by_chunk.setdefault(chunk, []).append((seq, index))
+        items: list[_Item] = []
+        for chunk, wanted in by_chunk.items():
+            found = await self._state.batch_results.read(self._ref, batch, chunk)
+            for seq, index in wanted:
+                result = found.results[index - found.first]
+                if result is not None and result.seq == seq:
+                    items.append(_Item(result, seq))
+            await self._give_way()
+        items.sort(key=_seq)
+        return items
+
+    async def _refreshed(self) -> Batch:
+        batch = await batches.find(self._state.redis, self._ref)
+        if batch is None:
+            raise errors.unknown_batch()
+        return batch
+
+    async def _lines(self, items: list[_Item]) -> AsyncGenerator[bytes, None]:
+        """Yield the items' lines, as many at a time as are made in one slice."""
+        state = self._wanted.state
+        wanted = iter([each for each in items if state is None or each.result.state == state])
+        while lines := await self._slice(wanted):
+            yield lines
+        yield b""
+
+    async def _slice(self, wanted: Iterator[_Item]) -> bytes:
+        if self._is_shutting_down:
+            raise UnavailableError("The server shuts down.")
+        async with self._state.large_pages.turn:
+            lines: list[bytes] = []
+            ends = self._loop.time() + _SLICE_SECONDS
+            for item in wanted:
+                lines.append(self._make_line(item.result, item.seq))
+                if self._loop.time() >= ends:
+                    break
+            await self._give_way()
+        return b"".join(lines)
+
+    async def _give_way(self) -> None:
+        """Let other requests run until none is ready; pause a moment if one was."""
+        for turn in range(_BUSY_TURNS_MAX):
+            began = self._loop.time()
+            await asyncio.sleep(0)  # noqa: TID251  a turn of the loop
+            if self._loop.time() - began < _IDLE_TURN_SECONDS:
+                if turn:
+                    await asyncio.sleep(_PAUSE_SECONDS)  # noqa: TID251  a turn of the loop
+                return
+
+
+def _ended(results: list[ItemResult | None], *, is_partial: bool) -> Iterator[ItemResult]:
+    for result in results:
+        if result is not None:
+            yield result
+        elif not is_partial:
+            return
+
+
+def _seq(item: _Item) -> int:
+    return item.seq or 0
+
+
+def _compressed(compressor: "zlib._Compress", lines: bytes) -> bytes:
+    """Compress lines so that a client can unpack them before the next come."""
+    return compressor.compress(lines) + compressor.flush(zlib.Z_SYNC_FLUSH) if lines else b""
