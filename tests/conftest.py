@@ -1,7 +1,7 @@
 """Fixtures that every test can use.
 
 server          A running server, shared by the tests of one process; never kill, pause or flush it
-redis_settings  A fresh prefix on it; the test runs on Valkey with 3 partitions, on Redis with 1
+redis_settings  A fresh prefix on it
 redis           A connected client with the function library loaded
 own_server      A server for one test alone, to be killed, paused and flushed
 own_settings    A prefix on the test's own server
@@ -10,15 +10,18 @@ provider        A scripted upstream of the OpenAI dialect
 After each test that uses `redis_settings` or `own_settings`, `support/redis_invariants.py` checks
 the keys that it left, and they are deleted. Two combinations cover each kind of server and each
 partition count: nothing depends on both, since a kind differs in commands and Lua, and a count in
-the names of keys. In `_QUICK_FOLDERS`, tests on Redis are marked `quick` on one combination, all
+the names of keys. Tests in `contract` run on both, and so do those marked `each_once`, of what
+depends on the server or the count; every other test runs with three partitions on one kind, which
+its name decides. In `_QUICK_FOLDERS`, tests on Redis are marked `quick` on one combination, all
 other tests always.
 """
 
 import gc
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -44,7 +47,7 @@ hypothesis.settings.load_profile("untimed")
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marks."""
     config.addinivalue_line(
-        "markers", "each_once: run on each kind of server and each partition count once"
+        "markers", "each_once: run on each kind of server and with each partition count"
     )
     config.addinivalue_line(
         "markers", "quick: for every change: rules, functions and names, in under a minute"
@@ -70,7 +73,6 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the quick tests before pytest selects by marks."""
-    here = Path(__file__).parent
     for item in items:
         combination = getattr(item, "callspec", None)
         parameters = combination.params if combination is not None else {}
@@ -78,15 +80,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_first = parameters.get("_on", _COMBINATIONS[0]) == _COMBINATIONS[0] and not any(
             value == kind for value in parameters.values() for kind in _KINDS[1:]
         )
-        if is_first and item.path.relative_to(here).parts[0] in _QUICK_FOLDERS:
+        if is_first and _folder(item) in _QUICK_FOLDERS:
             item.add_marker("quick")
 
 
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run tests on Redis on each kind of server, and with one partition and with three."""
+    """Choose the servers and partition counts of a test on Redis."""
     if "redis_settings" in metafunc.fixturenames:
-        names = [f"{kind}-{partitions}" for kind, partitions in _COMBINATIONS]
-        metafunc.parametrize("_on", _COMBINATIONS, ids=names, indirect=True, scope="session")
+        test = metafunc.definition
+        chosen: Sequence[tuple[Kind, int]] = [(_KINDS[crc32(test.name.encode()) % len(_KINDS)], 3)]
+        if _folder(test) == "contract" or test.get_closest_marker("each_once"):
+            chosen = _COMBINATIONS
+        names = [f"{kind}-{partitions}" for kind, partitions in chosen]
+        metafunc.parametrize("_on", chosen, ids=names, indirect=True, scope="session")
     elif "own_server" in metafunc.fixturenames:
         metafunc.parametrize("_own_kind", _KINDS, indirect=True)
 

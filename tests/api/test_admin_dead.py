@@ -16,8 +16,6 @@ from tests.support.mounts import ADMIN_MOUNTS
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 DEAD: Final = "/admin/v1/dead"
 
 

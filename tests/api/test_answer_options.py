@@ -12,8 +12,6 @@ from tests.support.stream_reader import read_events
 from tests.support.system import System
 from worker.consumer.arq_worker import PolluxWorker
 
-pytestmark = pytest.mark.each_once
-
 _SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
 _FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": _SCHEMA}}
 

@@ -11,8 +11,6 @@ from tests.support.api_client import ApiClient, Json, body
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 # Dollars per million tokens, as of a model that reads its cache at a twentieth of the input rate.
 _RATES: Final = {
     "input_rate": 2.0,

@@ -12,8 +12,6 @@ from api.server import cors
 from tests.support.api_client import ApiClient, body
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 PAGE: Final = "https://app.example.org"
 OTHER: Final = "http://localhost:5173"
 STRANGER: Final = "https://evil.example"

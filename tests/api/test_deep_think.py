@@ -10,8 +10,6 @@ from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 from worker.consumer.arq_worker import PolluxWorker
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.fixture
 async def api(system: System) -> ApiClient:

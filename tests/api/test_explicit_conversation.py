@@ -26,8 +26,6 @@ from tests.support.api_client import ApiClient, refused
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 _TOOL: Final = ToolDefinition(name="clock", parameters={"type": "object", "properties": {}})
 _ASKED: Final = Message(role="user", parts=(TextPart("What time is it?"),))
 _CALLED: Final = Message(

@@ -17,8 +17,6 @@ from tests.support.stream_reader import read_events
 from worker.providers.contract import ChatRequest, Ended, Part
 from worker.providers.registry import Registry
 
-pytestmark = pytest.mark.each_once
-
 _REASONS: Final = [
     ("stop", "stop"),
     ("length", "length"),

@@ -22,8 +22,6 @@ from tests.support.stream_reader import following, read_events, text_of
 from tests.support.system import System
 from tests.worker.front import Front, Ticket
 
-pytestmark = pytest.mark.each_once
-
 _AT_ONCE_SECONDS = 5.0
 
 

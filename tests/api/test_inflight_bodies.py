@@ -19,8 +19,6 @@ from tests.support import waiting
 from tests.support.api_client import ApiClient, Json, body
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 CHAT: Final = "/api/v1/chat"
 _MOST: Final = 4_000
 _BODY: Final = b'{"message": "hello", "project_id": "' + b"x" * 50 + b'"}'

@@ -16,8 +16,6 @@ from tests.support.api_client import ApiClient, body, refused
 from tests.support.mounts import DOUBLED_MOUNTS, MOUNTS
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 CREDITS: Final = "/api/v1/account/credits"
 
 

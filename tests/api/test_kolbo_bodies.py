@@ -6,14 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import pytest
-
 from shared.settings import ApiSettings
 from tests.support import waiting
 from tests.support.api_client import ApiClient, body, refused
 from tests.support.system import System
-
-pytestmark = pytest.mark.each_once
 
 CHAT: Final = "/api/v1/chat"
 JSON: Final = {"content-type": "application/json"}

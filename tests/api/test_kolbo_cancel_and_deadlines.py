@@ -9,8 +9,6 @@ from tests.support.api_client import ApiClient, Json, body, refused
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 WHOLE = {"total": 1000.0, "available": 1000.0, "held": 0.0}
 
 

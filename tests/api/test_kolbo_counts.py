@@ -5,8 +5,6 @@ import pytest
 from tests.support.api_client import ApiClient
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.mark.usefixtures("worker")
 async def test_what_an_answer_consumed_is_counted(

@@ -12,8 +12,6 @@ from tests.support.api_client import ApiClient, Json
 from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider, by_words
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 UNCLEAR: Final = "how do i sort list numbers python biggest first"
 CLEARER: Final = "How do I sort a list of numbers in Python with the biggest first?"
 

@@ -14,8 +14,6 @@ from tests.support.api_client import ApiClient, Json, body, refused
 from tests.support.mounts import DOUBLED_MOUNTS, MOUNTS
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 METHODS: Final = "GET HEAD POST PUT PATCH DELETE TRACE PROPFIND SEARCH".split()
 
 

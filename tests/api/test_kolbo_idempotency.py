@@ -12,8 +12,6 @@ from tests.support.redis_server import Server
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 CHAT: Final = "/api/v1/chat"
 DOUBLED: Final = "/api/api/v1/chat"
 REPLAYED: Final = "idempotent-replayed"

@@ -16,8 +16,6 @@ from tests.support.redis_server import RawClient, Server
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 CHAT: Final = "/api/v1/chat"
 CREDITS: Final = "/api/v1/account/credits"
 

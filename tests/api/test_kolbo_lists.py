@@ -13,8 +13,6 @@ from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 from worker.consumer.arq_worker import PolluxWorker
 
-pytestmark = pytest.mark.each_once
-
 LIST: Final = "/api/v1/chat/conversations"
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 NO_NUMBERS: Final = ("0", "-1", "", "x", "1.5", "1e1", "٣", " 1", "+1", "9" * 10, "null")

@@ -3,14 +3,10 @@
 import asyncio
 from typing import Any, Final
 
-import pytest
-
 from tests.support.api_client import ApiClient, Json, body
 from tests.support.processes import Process
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
-
-pytestmark = pytest.mark.each_once
 
 CANARY: Final = "canary"
 

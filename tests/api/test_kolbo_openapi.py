@@ -16,8 +16,6 @@ from tests.support.mounts import MOUNTS
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stored_batch import StoredBatch, answered
 
-pytestmark = pytest.mark.each_once
-
 JSON: Final = "application/json"
 ALWAYS: Final = {
     "x-request-id": "r",

@@ -15,8 +15,6 @@ from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stored_batch import StoredBatch, answered
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 KOLBO: Final = "/api/v1"
 # The body for each route that has one, so that only the id can be wrong.
 BODIES: Final[dict[str, Json]] = {"PATCH": {"name": "Stolen"}}

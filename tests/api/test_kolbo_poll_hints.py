@@ -18,8 +18,6 @@ from tests.support.api_client import ApiClient, Json, body
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 
 class WrongClock(SystemClock):
     """A clock that is minutes off; time passes on it as usual."""

@@ -9,8 +9,6 @@ from tests.support.api_client import ApiClient, Json
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.mark.usefixtures("worker")
 async def test_progress_never_falls(api: ApiClient, provider: ScriptedProvider) -> None:

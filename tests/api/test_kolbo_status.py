@@ -17,8 +17,6 @@ from tests.support.system import System
 from worker.providers.contract import ChatRequest, Ended, Part
 from worker.providers.registry import Registry
 
-pytestmark = pytest.mark.each_once
-
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 FIELDS: Final = set(
     """success generation_id session_id type state stage progress poll_interval_hint queue_position

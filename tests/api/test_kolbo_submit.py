@@ -11,8 +11,6 @@ from tests.support.api_client import ApiClient, Json, body, refused
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 CHAT: Final = "/api/v1/chat"
 OPTIONAL: Final = (
     "model session_id system_prompt enhance_prompt web_search deep_think media_urls project_id "

@@ -10,8 +10,6 @@ from tests.support.api_client import ApiClient, Json, body, refused
 from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedProvider, context_error
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 CHAT: Final = "/api/v1/chat"
 
 

@@ -28,7 +28,6 @@ def _later(api: ApiClient, **fields: object) -> "asyncio.Task[httpx.Response]":
     return asyncio.create_task(api.post(CHAT, json={"message": "hello", **fields}))
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_the_answer_is_waited_for(api: ApiClient) -> None:
     answer = await api.post(CHAT, json={"message": "hello", "metadata": {"a": "b"}})
@@ -60,7 +59,6 @@ async def test_the_answer_is_waited_for(api: ApiClient) -> None:
     assert status["credits_used"] == said["usage"]["credits"]
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_the_published_request_runs_as_it_stands(system: System, api: ApiClient) -> None:
     assert api
@@ -74,7 +72,6 @@ async def test_the_published_request_runs_as_it_stands(system: System, api: ApiC
     assert said["message"]["content"] == "You said: Explain my server architecture"
 
 
-@pytest.mark.each_once
 async def test_an_answer_not_in_time_is_polled_later(system: System) -> None:
     system.change("api", wait_seconds_max=1)
     await system.front()
@@ -94,7 +91,6 @@ async def test_an_answer_not_in_time_is_polled_later(system: System) -> None:
     assert (await api.wait_for_end(said))["result"]["content"] == "You said: hello"
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_what_has_no_answer_is_an_error_that_says_why(
     api: ApiClient, provider: ScriptedProvider
@@ -118,7 +114,6 @@ async def test_what_has_no_answer_is_an_error_that_says_why(
     assert (status["state"], status["session_id"]) == ("failed", details["session_id"])
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize(
     ("scripted", "status", "category"),
@@ -142,7 +137,6 @@ async def test_the_status_follows_the_failure(
     assert ("retry-after" in answer.headers) == (status == 503)
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_what_passes_its_deadline_is_a_gateway_timeout(
     api: ApiClient, system: System, provider: ScriptedProvider
@@ -155,7 +149,6 @@ async def test_what_passes_its_deadline_is_a_gateway_timeout(
     assert error["details"]["failure"]["category"] == "expired"
 
 
-@pytest.mark.each_once
 @pytest.mark.parametrize("how", ["cancel", "delete"])
 async def test_what_is_cancelled_meanwhile_is_a_conflict(api: ApiClient, how: str) -> None:
     sent = _later(api)
@@ -171,7 +164,6 @@ async def test_what_is_cancelled_meanwhile_is_a_conflict(api: ApiClient, how: st
     assert error["details"]["session_id"] == found["id"]
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_the_same_request_again_waits_for_the_same_answer(
     api: ApiClient, provider: ScriptedProvider
@@ -189,7 +181,6 @@ async def test_the_same_request_again_waits_for_the_same_answer(
     assert len(provider.requests) == 1
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_each_route_and_each_body_is_a_request_of_its_own(api: ApiClient) -> None:
     headers = {"idempotency-key": "k"}
@@ -207,7 +198,6 @@ async def test_each_route_and_each_body_is_a_request_of_its_own(api: ApiClient) 
     assert "Idempotency-Key" in refused(answer, 400, "INVALID_FIELDS")["message"]
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 async def test_an_alias_names_a_model_here_and_nowhere_else(
     api: ApiClient, provider: ScriptedProvider
@@ -223,7 +213,6 @@ async def test_an_alias_names_a_model_here_and_nowhere_else(
     assert (answer.status_code, answer.json()["code"]) == (400, "MODEL_NOT_FOUND")
 
 
-@pytest.mark.each_once
 async def test_every_option_is_refused_as_in_the_other_dialect(api: ApiClient) -> None:
     for name, values in WRONG.items():
         for value in values:
@@ -245,7 +234,6 @@ async def test_every_option_is_refused_as_in_the_other_dialect(api: ApiClient) -
     assert await _total(api) == 0
 
 
-@pytest.mark.each_once
 async def test_who_may_not_wait_is_refused_before_the_message_is_in(system: System) -> None:
     system.change_tier("enterprise", waits_max=1)
     await system.front()
@@ -261,7 +249,6 @@ async def test_who_may_not_wait_is_refused_before_the_message_is_in(system: Syst
     payload(await pending.pop())
 
 
-@pytest.mark.each_once
 async def test_who_hangs_up_gives_the_place_back_and_loses_nothing(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,6 @@ from tests.support.api_client import ApiClient, Json
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 AGENTS: Final = f"{AI}/agents"
 COMPANIONS: Final = (
     CompanionSettings(type="pirate", name="Pirate", persona="Speak as a pirate.", model="beta"),

@@ -7,7 +7,6 @@ from typing import Final, get_args
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
 
 from api.endpoints.endpoint import Endpoint
 from api.errors import FAILURE_STATUS
@@ -29,7 +28,6 @@ def rows() -> Iterator[tuple[Endpoint, str]]:
         yield endpoint, AI + path.replace("{key_id}", "x")
 
 
-@pytest.mark.each_once
 async def test_what_is_not_there_is_not_found(api: ApiClient) -> None:
     for path in (
         AI,
@@ -52,7 +50,6 @@ async def test_what_is_not_there_is_not_found(api: ApiClient) -> None:
         assert (answer.status_code, answer.json()["success"]) == (404, False), path
 
 
-@pytest.mark.each_once
 async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: ApiClient) -> None:
     has: dict[str, set[str]] = {}
     for endpoint, path in rows():
@@ -66,7 +63,6 @@ async def test_a_method_that_a_route_lacks_is_refused_with_those_it_has(api: Api
             assert allowed == serves | {"OPTIONS"}, (method, path)
 
 
-@pytest.mark.each_once
 async def test_every_route_needs_a_key_and_its_scope_before_anything_else(system: System) -> None:
     await system.front()
     nobody = await system.caller({})
@@ -82,7 +78,6 @@ async def test_every_route_needs_a_key_and_its_scope_before_anything_else(system
     assert {endpoint.scope for endpoint, _ in rows()} == {"chat", "read", "keys"}
 
 
-@pytest.mark.each_once
 async def test_a_body_that_is_wrong_in_itself_is_refused(system: System) -> None:
     system.change("api", body_bytes_max=1000)
     await system.front()
@@ -101,7 +96,6 @@ async def test_a_body_that_is_wrong_in_itself_is_refused(system: System) -> None
             refused(answer, status, code)
 
 
-@pytest.mark.each_once
 async def test_details_stand_inside_the_error(api: ApiClient) -> None:
     first = await api.submit("hello")
     asked = {"message": "hi", "session_id": first["session_id"], "on_conflict": "reject"}
@@ -109,7 +103,6 @@ async def test_details_stand_inside_the_error(api: ApiClient) -> None:
     assert error["details"] == {"generation_id": first["message_id"]}
 
 
-@pytest.mark.each_once
 async def test_limits_say_when_to_retry(system: System) -> None:
     system.change("api", wait_seconds_max=1)
     await system.front()
@@ -124,7 +117,6 @@ async def test_limits_say_when_to_retry(system: System) -> None:
     assert answer.headers["ratelimit-remaining"] == "0"
 
 
-@pytest.mark.each_once
 async def test_what_the_edge_refuses_has_the_shape_too(api: ApiClient, system: System) -> None:
     assert api
     where = urlsplit(system.url)

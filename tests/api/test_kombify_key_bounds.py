@@ -30,8 +30,6 @@ from tests.support.system import System
 CREDITS: Final = "/api/v1/account/credits"
 _PATIENCE_SECONDS: Final = 10.0
 
-pytestmark = pytest.mark.each_once
-
 
 async def test_keys_beyond_the_quota_are_refused_until_one_is_deleted(system: System) -> None:
     system.change_tier("enterprise", keys_max=4)

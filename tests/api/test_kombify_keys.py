@@ -2,8 +2,6 @@
 
 from typing import Any, Final
 
-import pytest
-
 from shared import ids
 from shared.clock import iso
 from shared.wire.account import SCOPES
@@ -11,8 +9,6 @@ from tests.api.kombify_client import CHAT, KEYS, MANAGING, TIME, key_ids, make_k
 from tests.api.test_kolbo_lists import NO_NUMBERS
 from tests.support.api_client import ApiClient, Json
 from tests.support.system import System
-
-pytestmark = pytest.mark.each_once
 
 CREDITS: Final = "/api/v1/account/credits"
 

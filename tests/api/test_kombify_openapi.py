@@ -11,8 +11,6 @@ from tests.support.api_client import ApiClient
 from tests.support.mounts import MOUNTS
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 
 def _responses(method: str, path: str) -> dict[str, Any]:
     found: dict[str, Any] = openapi_document.document()["paths"][AI + path][method]["responses"]

@@ -11,8 +11,6 @@ from tests.support.api_client import ApiClient, Json
 from tests.support.mounts import MOUNTS
 from tests.support.scripted_provider import ScriptedProvider
 
-pytestmark = pytest.mark.each_once
-
 # The body for each route that has one, so that only the id can be wrong.
 BODIES: Final[dict[str, Json]] = {"PATCH": {"name": "Stolen"}}
 

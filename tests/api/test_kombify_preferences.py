@@ -9,8 +9,6 @@ from tests.api.kombify_client import AI, chat, payload, refused
 from tests.support.api_client import ApiClient, Json
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 
 async def _prefer(api: ApiClient, model: str | None) -> Json:
     return payload(await api.put(f"{AI}/preferences/model", json={"model": model}))

@@ -14,8 +14,6 @@ from tests.support.redis_server import Server
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 LIST: Final = "/api/v1/chat/conversations"
 
 

@@ -18,8 +18,6 @@ from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stream_reader import ReceivedEvent, following, read_events, text_of
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 
 def _events_of(answer: httpx.Response) -> list[ReceivedEvent]:
     """Return the events of a response that must be a stream."""

@@ -24,8 +24,6 @@ from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stream_reader import following, text_of
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 _ASK: Final = "/lines/ask"
 _TEXT: Final = {"content-type": "text/plain"}
 _ALL: Final = (*DIALECTS, LINES)

@@ -23,8 +23,6 @@ from tests.worker.providers import gemini
 from tests.worker.providers.upstream import Line, Upstream, whole
 from worker.consumer.arq_worker import PolluxWorker
 
-pytestmark = pytest.mark.each_once
-
 PNG: Final = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3_000
 SAMPLES: Final = bytes(range(100))
 

@@ -10,8 +10,6 @@ from tests.support.api_client import ApiClient
 from worker.providers.contract import ChatRequest, Ended, Part
 from worker.providers.registry import Registry
 
-pytestmark = pytest.mark.each_once
-
 
 class _Painter:
     """A provider whose answer is a picture."""

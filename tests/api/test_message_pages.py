@@ -20,8 +20,6 @@ from tests.support import stored_conversation, waiting
 from tests.support.api_client import ApiClient, body, refused
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 _TURNS: Final = 7
 # A piece holds two of these turns, or one of the longer.
 _TEXTS: Final = [f"{number}" * 60_000 for number in range(1, _TURNS)] + [

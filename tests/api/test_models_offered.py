@@ -1,7 +1,6 @@
 """Which models are offered: those whose API key a live worker has, or the last worker had."""
 
 import msgspec
-import pytest
 
 from shared.redis import keys
 from shared.settings import ProviderSettings
@@ -11,7 +10,6 @@ from tests.support.api_client import ApiClient, body, refused
 from tests.support.system import System
 from tests.worker.running_workers import running_worker
 
-pytestmark = pytest.mark.each_once
 _KEY = {"NO_SUCH_KEY": "k"}
 
 

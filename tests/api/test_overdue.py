@@ -15,8 +15,6 @@ from tests.support.redis_functions import RedisFunctions
 from tests.support.stream_reader import following, posting
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 WHOLE = {"total": 1000.0, "available": 1000.0, "held": 0.0}
 # Far less than a wait or a ping interval, and enough on a busy machine.
 _SOON_SECONDS = 10.0

@@ -3,7 +3,6 @@
 from typing import Final
 
 import msgspec
-import pytest
 
 from shared.tiers import Tier
 from tests.api import kombify_client
@@ -22,7 +21,6 @@ async def _limited(system: System, **fields: int) -> ApiClient:
     return await system.customer("two", tier="free")
 
 
-@pytest.mark.each_once
 async def test_sessions_beyond_the_quota_are_refused_in_both_dialects(system: System) -> None:
     api = await _limited(system)
     first = await kombify_client.session(api)
@@ -44,7 +42,6 @@ async def test_sessions_beyond_the_quota_are_refused_in_both_dialects(system: Sy
     await kombify_client.session(api)
 
 
-@pytest.mark.each_once
 async def test_bytes_beyond_the_quota_are_refused_until_something_is_deleted(
     system: System,
 ) -> None:

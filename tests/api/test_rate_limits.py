@@ -18,8 +18,6 @@ from tests.support.mounts import ADMIN_MOUNTS, MOUNTS
 from tests.support.stream_reader import following
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 CHAT: Final = "/api/v1/chat"
 LIST: Final = "/api/v1/chat/conversations"
 CREDITS: Final = "/api/v1/account/credits"

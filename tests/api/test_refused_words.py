@@ -10,7 +10,7 @@ from tests.support.api_client import ApiClient
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.system import System
 
-pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
+pytestmark = pytest.mark.usefixtures("worker")
 
 _WORDS: Final = "Invalid value for `temperature`: must be at most 2."
 _SAID: Final = f"{_WORDS} Your key sk-live-Rk29sPq81 of org-Xk29s is fine."

@@ -3,14 +3,11 @@
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from tests.support import processes, waiting
 from tests.support.api_client import ApiClient, body, refused
 from tests.support.processes import Process
 from tests.support.system import System
-
-pytestmark = pytest.mark.each_once
 
 
 def _rename(system: System, folder: Path, name: str) -> None:

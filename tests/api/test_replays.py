@@ -19,8 +19,6 @@ REPLAYED: Final = "idempotent-replayed"
 KEY: Final = {"idempotency-key": "k"}
 OTHER: Final = {"idempotency-key": "another"}
 
-pytestmark = pytest.mark.each_once
-
 
 async def _without_models(system: System) -> None:
     models = tuple(model for model in system.settings.models if model.identifier == "beta")

@@ -14,8 +14,6 @@ from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stream_reader import Follower, ReceivedEvent, posting, read_events, text_of
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 ASKED: Final[Json] = {"message": "hello", "stream": True}
 KEY: Final = {"idempotency-key": "k"}
 

@@ -15,8 +15,6 @@ from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stream_reader import ENDS, Follower, following
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 # Two seconds are promised; a busy machine gets some more.
 _PATIENCE_SECONDS = 10.0
 _LAST_WORDS = ": the API key was revoked or has expired"

@@ -17,8 +17,6 @@ from tests.support.system import System
 from tests.worker.providers.upstream import Upstream, whole
 from tests.worker.web_search.search_apis import found, settings
 
-pytestmark = pytest.mark.each_once
-
 CHAT: Final = "/api/v1/chat"
 RATE: Final = 2.5
 _PAGES: Final = (("https://a.example", "A", "one"), ("https://b.example", "B", "two"))

@@ -22,8 +22,6 @@ from tests.support.system import System
 from worker.providers.contract import ChatRequest, Ended, GeneratedMedia, Part
 from worker.providers.registry import Registry
 
-pytestmark = pytest.mark.each_once
-
 KEY: Final = {"idempotency-key": "k"}
 _PNG: Final = b"\x89PNG\r\n\x1a\n" + bytes(99)
 ASKED: Final[Json] = {"message": "hello", "stream": True}

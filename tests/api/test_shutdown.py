@@ -13,8 +13,6 @@ from tests.support.api_client import ApiClient
 from tests.support.stream_reader import read_events
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.fixture
 async def one_accepted(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:

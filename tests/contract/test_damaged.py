@@ -17,8 +17,6 @@ _KEYS: Final = ("generation", "submission", "turns", "session", "waiting", "read
 _HOLD: Final = 40
 _CALLS: Final = 4
 
-pytestmark = pytest.mark.each_once
-
 
 def _key(queue: RedisFunctions, ticket: Ticket, family: str) -> str:
     own, session = (ticket.account, ticket.id), (ticket.account, ticket.session)

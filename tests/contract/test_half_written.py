@@ -17,8 +17,6 @@ from shared.settings import RedisSettings, Settings
 from shared.stores.key_repair import KeyRepair
 from tests.support.redis_functions import KEEP, RedisFunctions, Ticket
 
-pytestmark = pytest.mark.each_once
-
 _LEFT_BY_ENDS: Final = (keys.LEASES, keys.DEFERRED, keys.SUSPECTS, keys.DEAD_LETTERS)
 _LEFT: Final = pytest.mark.parametrize("key", _LEFT_BY_ENDS, ids=lambda key: key.pattern)
 # Redis' commands on several sorted sets accept a set as one.

@@ -15,8 +15,6 @@ from shared.wire.account import Account
 from shared.wire.fleet import WorkerReport
 from tests.support.redis_functions import RedisFunctions
 
-pytestmark = pytest.mark.each_once
-
 _NAMED: Final = {"account": "ann", "lane": "interactive"}
 _LINES: Final = (keys.LANE, keys.READY, keys.UNFINISHED, keys.DEADLINES, keys.LEASES)
 _DOWN: Final = Failure(message="Down.", category="provider_error", code="DOWN", provider="one")

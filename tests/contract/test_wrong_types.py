@@ -20,8 +20,6 @@ from tests.support.clocks import ManualClock
 from tests.support.redis_functions import RedisFunctions, Ticket
 from worker.partition_guard import PartitionGuard
 
-pytestmark = pytest.mark.each_once
-
 # Keys that a whole partition shares: nothing in them may be lost, and no write is half done.
 _SHARED: Final = (
     keys.LEASES,

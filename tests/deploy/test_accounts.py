@@ -2,16 +2,12 @@
 
 import json
 
-import pytest
-
 from shared import ids
 from shared.redis import functions, keys
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from shared.stores.accounts import Accounts
 from tests.deploy.conftest import PEPPER, Pollux, create_key
-
-pytestmark = pytest.mark.each_once
 
 
 def test_accounts_are_listed_shown_and_change_tier(

@@ -4,8 +4,6 @@ import pytest
 
 from tests.deploy.conftest import Pollux, create_key
 
-pytestmark = pytest.mark.each_once
-
 
 def test_credits_are_granted_and_shown(pollux: Pollux, redis_environment: dict[str, str]) -> None:
     create_key(pollux, redis_environment, "--account", "acme", "--credits", "1")

@@ -13,8 +13,6 @@ from shared.wire.account import Account
 from tests.deploy.conftest import Pollux
 from tests.support.redis_functions import RedisFunctions, Ticket
 
-pytestmark = pytest.mark.each_once
-
 _PROVIDER_DOWN = Failure(
     message="Down.", category="provider_error", code="DOWN", provider="scripted"
 )

@@ -10,8 +10,6 @@ from shared.stores.accounts import Accounts, CreatedKey
 from shared.wire.account import ApiKey
 from tests.deploy.conftest import Pollux, create_key
 
-pytestmark = pytest.mark.each_once
-
 
 async def test_a_key_is_created_with_all_options(
     pollux: Pollux, redis_environment: dict[str, str], accounts: Accounts

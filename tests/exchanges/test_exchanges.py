@@ -6,8 +6,6 @@ from tests.exchanges.all_exchanges import KINDS
 from tests.exchanges.runner import play
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_exchanges_come_to_what_is_right(system: System, kind: str) -> None:

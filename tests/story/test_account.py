@@ -6,7 +6,7 @@ from tests.support import waiting
 from tests.support.api_client import ApiClient, body, refused
 from tests.support.system import System
 
-pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
+pytestmark = pytest.mark.usefixtures("worker")
 
 LIST = "/api/v1/chat/conversations"
 

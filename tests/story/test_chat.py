@@ -9,7 +9,7 @@ from tests.support import waiting
 from tests.support.api_client import ApiClient, body, refused
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 
-pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
+pytestmark = pytest.mark.usefixtures("worker")
 
 
 async def test_ask_and_poll_to_the_end(api: ApiClient) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 
-pytestmark = [pytest.mark.each_once, pytest.mark.usefixtures("worker")]
+pytestmark = pytest.mark.usefixtures("worker")
 
 _FOLDER: Final = Path(__file__).parent / "clients"
 

@@ -38,7 +38,6 @@ def test_the_readme_has_a_program_in_each_language() -> None:
     assert set(_programs()) == set(_COMMANDS)
 
 
-@pytest.mark.each_once
 @pytest.mark.usefixtures("worker")
 @pytest.mark.parametrize("language", _runnable())
 async def test_a_program_of_the_readme_prints_the_answer(

@@ -15,8 +15,6 @@ from tests.worker.single_attempts import Attempts
 
 __all__ = ["engine_fixture", "searching_fixture"]
 
-pytestmark = pytest.mark.each_once
-
 _SYSTEM: Final = "Answer as a bear would." * 20
 _HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 

@@ -12,7 +12,6 @@ from tests.worker.front import Front
 from tests.worker.running_workers import running_worker
 from tests.worker.single_attempts import Attempts
 
-pytestmark = pytest.mark.each_once
 _LONG = "word " * 6_000
 
 

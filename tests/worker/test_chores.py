@@ -81,7 +81,6 @@ async def test_worker_marks_its_library_as_used_when_it_starts(
         assert await front.redis.call("ZSCORE", used, library.NAME)
 
 
-@pytest.mark.each_once
 async def test_chore_runs_once_a_slot_in_the_whole_fleet(system: System, front: Front) -> None:
     root = keys.system_root(system.settings.redis)
     await front.redis.call("ZADD", keys.LIBRARIES(root), 1, _STALE)
@@ -208,7 +207,6 @@ async def test_files_that_cannot_be_deleted_are_in_nobody_s_way(
     assert await redis.call("ZRANGE", noted, 0, -1) == [b"ann:stuck"]
 
 
-@pytest.mark.each_once
 async def test_old_files_are_swept_by_the_fleet(system: System) -> None:
     files = MediaFiles(system.settings.media.folder)
     paths = []
@@ -224,7 +222,6 @@ async def test_old_files_are_swept_by_the_fleet(system: System) -> None:
     assert paths[1].exists()
 
 
-@pytest.mark.each_once
 async def test_chores_sent_by_others_are_run(system: System) -> None:
     pool = chore_queue.pool(system.settings.redis)
     ran = asyncio.Event()
@@ -241,7 +238,6 @@ async def test_chores_sent_by_others_are_run(system: System) -> None:
     await pool.aclose(close_connection_pool=True)
 
 
-@pytest.mark.each_once
 async def test_chores_of_another_version_are_left_to_its_workers(system: System) -> None:
     """A worker drops a chore that it does not know, so it must not take it."""
     assert tuple(name for name, *_ in schedule.CHORES) == chore_queue.CHORES
@@ -256,7 +252,6 @@ async def test_chores_of_another_version_are_left_to_its_workers(system: System)
     await pool.aclose(close_connection_pool=True)
 
 
-@pytest.mark.each_once
 async def test_chore_that_raises_costs_nothing_else(system: System, front: Front) -> None:
     pool = chore_queue.pool(system.settings.redis)
 
@@ -288,7 +283,6 @@ async def test_connection_of_the_queue_that_leads_nowhere_is_given_up(
         await pool.aclose(close_connection_pool=True)
 
 
-@pytest.mark.each_once
 async def test_worker_goes_though_a_library_swallows_that_it_should(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,7 +357,6 @@ async def test_arq_is_the_user_that_the_url_names(own_server: Server) -> None:
         await arqs.aclose(close_connection_pool=True)
 
 
-@pytest.mark.each_once
 async def test_nothing_in_redis_is_pickled(
     system: System, front: Front, provider: ScriptedProvider, server: Server
 ) -> None:

@@ -24,8 +24,6 @@ from worker.resilience import retry_policy
 from worker.resilience.circuit_breaker import CircuitBreaker
 from worker.resilience.circuits import Caller
 
-pytestmark = pytest.mark.each_once
-
 _FAILED = ProviderError(Failure(message="No.", category="timeout", code="X"), retry="backoff")
 _USED_UP = "The upstream calls that a message may make were used up as workers died."
 _REFUSED = ProviderError(Failure(message="No.", category="invalid_request", code="X"))

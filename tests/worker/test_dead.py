@@ -15,8 +15,6 @@ from tests.support.system import System
 from tests.worker.front import GRANT, HOLD, Front, Ticket
 from tests.worker.single_attempts import Attempts
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.fixture
 async def letters(system: System, front: Front) -> DeadLetters:

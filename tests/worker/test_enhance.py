@@ -18,8 +18,6 @@ from tests.worker.front import GRANT, Front, Ticket
 from tests.worker.rewording_model import CLEARER, UNCLEAR, RewordingModel
 from tests.worker.single_attempts import Attempts
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.fixture
 def scribe(attempts: Attempts, provider: ScriptedProvider) -> RewordingModel:

@@ -29,8 +29,6 @@ from tests.worker.single_attempts import Attempts
 
 __all__ = ["engine_fixture", "searching_fixture"]
 
-pytestmark = pytest.mark.each_once
-
 _PNG: Final = b"\x89PNG\r\n\x1a\n" + b"p" * 40
 _HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 _TOOL: Final = ToolDefinition(name="clock", description="Tells the time.")

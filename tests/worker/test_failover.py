@@ -12,8 +12,6 @@ from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedPro
 from tests.worker.front import Front
 from tests.worker.single_attempts import Attempts
 
-pytestmark = pytest.mark.each_once
-
 
 def _routing(ended: Generation) -> Routing:
     assert ended.assistant is not None

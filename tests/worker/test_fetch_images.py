@@ -69,7 +69,6 @@ def _code(ended: Generation) -> tuple[str, str, str]:
     return failure.category, failure.code, failure.message
 
 
-@pytest.mark.each_once
 async def test_images_are_shown_with_the_message_and_in_their_order(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider
 ) -> None:
@@ -88,7 +87,6 @@ async def test_images_are_shown_with_the_message_and_in_their_order(
     assert [url.rpartition("/")[2] for url in ended.user.media] == ["b", "a"]
 
 
-@pytest.mark.each_once
 async def test_images_belong_to_their_turn(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider, front: Front
 ) -> None:
@@ -101,7 +99,6 @@ async def test_images_belong_to_their_turn(
     assert contents == ["Look", "A bear.", "And now?"]
 
 
-@pytest.mark.each_once
 async def test_images_are_counted_when_nobody_says_what_was_used(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider
 ) -> None:
@@ -114,7 +111,6 @@ async def test_images_are_counted_when_nobody_says_what_was_used(
     assert ended.assistant.usage.input_tokens == said + 2 * price.IMAGE_TOKENS
 
 
-@pytest.mark.each_once
 @pytest.mark.parametrize(
     ("script", "code"),
     [
@@ -156,7 +152,6 @@ async def test_an_image_that_cannot_be_had_ends_the_generation_at_no_cost(
     assert (await front.credit_totals()).balance == GRANT
 
 
-@pytest.mark.each_once
 @pytest.mark.parametrize("url", ["http://169.254.169.254/latest", "http://[::1]/", "http://a:22/"])
 async def test_what_is_inside_is_forbidden(
     attempts: Attempts, image_server: Upstream, url: str
@@ -166,7 +161,6 @@ async def test_what_is_inside_is_forbidden(
     assert image_server.connections == 0
 
 
-@pytest.mark.each_once
 async def test_all_the_images_of_a_message_are_bounded_together(
     attempts: Attempts, image_server: Upstream
 ) -> None:
@@ -178,7 +172,6 @@ async def test_all_the_images_of_a_message_are_bounded_together(
     )
 
 
-@pytest.mark.each_once
 async def test_trouble_that_passes_is_tried_once_more(
     attempts: Attempts, image_server: Upstream
 ) -> None:
@@ -193,7 +186,6 @@ async def test_trouble_that_passes_is_tried_once_more(
     assert troubles == []
 
 
-@pytest.mark.each_once
 async def test_images_come_at_once(attempts: Attempts, image_server: Upstream) -> None:
     asked, all_asked = 0, asyncio.Event()
 
@@ -209,7 +201,6 @@ async def test_images_come_at_once(attempts: Attempts, image_server: Upstream) -
     assert (await attempts.ended(features=_urls(image_server, *"abcde"))).stage == "completed"
 
 
-@pytest.mark.each_once
 async def test_a_cancel_leaves_what_is_being_fetched(
     attempts: Attempts, image_server: Upstream, front: Front
 ) -> None:
@@ -229,7 +220,6 @@ async def test_a_cancel_leaves_what_is_being_fetched(
     await asyncio.wait_for(image_server.line.gone.wait(), 5)
 
 
-@pytest.mark.each_once
 async def test_a_fault_of_ours_with_one_image_ends_the_generation_while_another_is_fetched(
     attempts: Attempts, image_server: Upstream, front: Front, system: System
 ) -> None:
@@ -251,7 +241,6 @@ async def test_a_fault_of_ours_with_one_image_ends_the_generation_while_another_
     assert (await front.credit_totals()).balance == GRANT
 
 
-@pytest.mark.each_once
 async def test_a_model_that_fails_is_passed_over_for_one_that_sees(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider, system: System
 ) -> None:
@@ -267,7 +256,6 @@ async def test_a_model_that_fails_is_passed_over_for_one_that_sees(
 # What one account's pictures cost others, and how often a host is called
 
 
-@pytest.mark.each_once
 async def test_an_accounts_silent_names_leave_the_images_of_others_alone(
     attempts: Attempts, image_server: Upstream, front: Front, tmp_path: Path
 ) -> None:
@@ -295,7 +283,6 @@ async def test_an_accounts_silent_names_leave_the_images_of_others_alone(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-@pytest.mark.each_once
 async def test_a_private_name_and_an_unknown_one_end_alike(
     attempts: Attempts, image_server: Upstream, tmp_path: Path
 ) -> None:
@@ -312,7 +299,6 @@ async def test_a_private_name_and_an_unknown_one_end_alike(
     assert image_server.connections == 0
 
 
-@pytest.mark.each_once
 async def test_a_message_calls_a_host_twenty_times_at_most(
     attempts: Attempts, image_server: Upstream
 ) -> None:
@@ -329,7 +315,6 @@ async def test_a_message_calls_a_host_twenty_times_at_most(
     assert len(image_server.lines) <= REQUESTS_PER_HOST_MAX == 20
 
 
-@pytest.mark.each_once
 async def test_a_url_that_stands_there_twice_is_fetched_once_and_shown_twice(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider
 ) -> None:
@@ -341,7 +326,6 @@ async def test_a_url_that_stands_there_twice_is_fetched_once_and_shown_twice(
     assert kinds == ["data:image/png", "data:image/gif", "data:image/png"]
 
 
-@pytest.mark.each_once
 async def test_a_turn_that_was_deferred_fetches_nothing_again(
     attempts: Attempts, image_server: Upstream, provider: ScriptedProvider, front: Front
 ) -> None:

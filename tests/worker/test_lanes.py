@@ -18,6 +18,8 @@ from tests.worker.running_workers import running_worker
 from worker.consumer.claims import Claims
 from worker.consumer.slots import Slots
 
+pytestmark = pytest.mark.each_once
+
 
 async def test_batch_leaves_slots_to_interactive_turns_and_takes_its_own_again_at_once(
     system: System, front: Front, provider: ScriptedProvider

@@ -22,6 +22,8 @@ from tests.worker.running_workers import running_worker
 from worker.consumer.claims import Claims
 from worker.consumer.slots import Slots
 
+pytestmark = pytest.mark.each_once
+
 
 async def test_generation_that_comes_back_while_its_first_attempt_still_runs_is_kept_apart(
     system: System, front: Front, provider: ScriptedProvider
@@ -96,7 +98,6 @@ async def test_worker_whose_loop_is_stuck_for_a_while_keeps_its_leases(
     assert (ended.stage, ended.attempt) == ("completed", 1)
 
 
-@pytest.mark.each_once
 async def test_end_that_redis_will_not_have_is_tried_again_and_then_given_up(
     system: System, front: Front, provider: ScriptedProvider
 ) -> None:
@@ -119,7 +120,6 @@ async def test_end_that_redis_will_not_have_is_tried_again_and_then_given_up(
     assert (await front.credit_totals()).held == 0
 
 
-@pytest.mark.each_once
 async def test_one_that_is_left_of_a_large_fleet_looks_for_the_dead_as_often(
     system: System, front: Front
 ) -> None:
@@ -161,7 +161,6 @@ async def test_provider_that_asks_for_patience_gets_it_and_is_asked_again(
     assert (ended.stage, ended.text, ended.attempt) == ("completed", "Two", 2)
 
 
-@pytest.mark.each_once
 async def test_heartbeat_that_fails_is_made_again(
     system: System, front: Front, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +202,6 @@ async def test_claim_whose_reply_is_lost_costs_nothing(system: System, front: Fr
     assert "unheard" not in redis.asked[-1]
 
 
-@pytest.mark.each_once
 async def test_blocking_claim_whose_reply_is_lost_is_repaired_at_once(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:

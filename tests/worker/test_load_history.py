@@ -13,8 +13,6 @@ from tests.support.system import System
 from tests.worker.front import Front, Ticket
 from tests.worker.single_attempts import Attempts
 
-pytestmark = pytest.mark.each_once
-
 _CALLED: Final = Message(
     role="assistant",
     parts=(

@@ -1,7 +1,6 @@
 """A model that searches the web itself, and a route that searches in one way throughout."""
 
 import msgspec
-import pytest
 
 from shared.routing import price
 from shared.wire.message import Citation
@@ -21,8 +20,6 @@ from tests.worker.search_scenes import (
 from tests.worker.single_attempts import Attempts
 
 __all__ = ["engine_fixture", "searching_fixture"]
-
-pytestmark = pytest.mark.each_once
 
 
 def _asked(provider: ScriptedProvider) -> list[str]:

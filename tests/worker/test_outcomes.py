@@ -162,7 +162,6 @@ _REFUSALS: list[tuple[dict[str, Any], tuple[str, str], int]] = [
 ]
 
 
-@pytest.mark.each_once
 @pytest.mark.parametrize(("answer", "fault", "calls"), _REFUSALS, ids=str)
 async def test_failure_before_the_first_token_that_no_time_repairs_ends_the_message(
     attempts: Attempts,

@@ -12,8 +12,6 @@ from tests.worker.single_attempts import ANN, Attempts, ImpatientClock
 from worker.resilience.circuit_breaker import CircuitBreaker
 from worker.resilience.circuits import Caller
 
-pytestmark = pytest.mark.each_once
-
 _FAILED = ProviderError(Failure(message="No.", category="timeout", code="X"), retry="backoff")
 _REFUSED = ProviderError(Failure(message="No.", category="invalid_request", code="X"))
 

@@ -13,8 +13,6 @@ from tests.support.waiting import until
 from tests.worker.front import GRANT, Front, Ticket, text_of
 from tests.worker.running_workers import running_worker
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.fixture(autouse=True)
 def _brisk(system: System) -> None:

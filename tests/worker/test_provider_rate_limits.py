@@ -27,8 +27,6 @@ from worker.providers.registry import Registry
 from worker.resilience.circuit_breaker import UpstreamCall
 from worker.resilience.circuits import Caller
 
-pytestmark = pytest.mark.each_once
-
 
 def _apart(settings: Settings, most: int) -> Settings:
     """Give the second model a provider of its own, and the first one's a limit."""

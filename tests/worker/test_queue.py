@@ -16,6 +16,8 @@ from tests.worker.front import Front, Ticket
 from tests.worker.running_workers import running_worker
 from worker.consumer.claims import Claims
 
+pytestmark = pytest.mark.each_once
+
 _MANY: Final = 1_000
 
 
@@ -62,7 +64,6 @@ async def test_backlog_is_claimed_up_to_all_the_room_there_is_without_a_wakeup(
         await until(lambda: len(provider.requests) == 45)
 
 
-@pytest.mark.each_once
 @pytest.mark.timeout(120)
 async def test_a_thousand_messages_get_their_own_answers(
     system: System, front: Front, provider: ScriptedProvider

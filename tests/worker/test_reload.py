@@ -20,7 +20,6 @@ from worker.consumer.arq_worker import PolluxWorker
 from worker.providers.aiohttp_transport import AiohttpTransport
 from worker.providers.http_provider import HttpProvider
 
-pytestmark = pytest.mark.each_once
 _FAULTY = "the catalogue stays as it was"
 
 

@@ -8,8 +8,6 @@ from tests.support.scripted_provider import Request, ScriptedAnswer, ScriptedPro
 from tests.worker.front import Front
 from tests.worker.single_attempts import Attempts
 
-pytestmark = pytest.mark.each_once
-
 
 def _told(left: str, reset: str) -> dict[str, str]:
     return {

@@ -21,8 +21,6 @@ from tests.worker.round_scenes import CALLS, ToolScene, check_whole
 from tests.worker.single_attempts import Attempts
 from worker.outcome import StopReason
 
-pytestmark = pytest.mark.each_once
-
 When = Literal["before", "after"]
 
 

@@ -20,8 +20,6 @@ from worker.run import Run
 from worker.tools.contract import Suspend, ToolContext
 from worker.tools.registry import ToolRegistry
 
-pytestmark = pytest.mark.each_once
-
 _CALL = ("call-1", "weather", '{"city": "Bonn"}')
 _FORM = Submission(session="s", form=AnswerForm(kind="json_object"), max_output_tokens=64)
 _EVENT = ApprovalRequired("approval-1", "weather", {}, "2030-01-01T00:00:00Z")

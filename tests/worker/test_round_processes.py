@@ -19,8 +19,6 @@ from tests.support.waiting import until
 from tests.worker.front import Front, Ticket
 from tests.worker.round_scenes import calls_then_answer, check_whole
 
-pytestmark = pytest.mark.each_once
-
 
 class Scenes:
     """Brings an answer to a moment, and lets it go on from there."""

@@ -23,8 +23,6 @@ from worker.providers.registry import Registry
 from worker.tools.contract import ToolContext, ToolOutput
 from worker.tools.registry import ToolRegistry
 
-pytestmark = pytest.mark.each_once
-
 _OVERLOADED = ProviderError(
     Failure(message="Busy.", category="overloaded", code="PROVIDER_OVERLOADED", retryable=True),
     retry="backoff",

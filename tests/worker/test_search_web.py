@@ -31,8 +31,6 @@ from tests.worker.web_search.search_apis import JSON, KEY_ENV, found, settings
 
 __all__ = ["engine_fixture", "searching_fixture"]
 
-pytestmark = pytest.mark.each_once
-
 
 async def test_what_was_found_goes_in_with_the_question_and_is_cited(
     searching: Attempts, front: Front, provider: ScriptedProvider, engine: Upstream

@@ -3,8 +3,6 @@
 import asyncio
 from typing import NoReturn
 
-import pytest
-
 from shared.redis import functions
 from shared.redis.functions import ResumeAsk
 from shared.wire import event as events
@@ -16,8 +14,6 @@ from tests.worker.round_scenes import ToolScene, check_whole
 from tests.worker.scripted_tools import output
 from tests.worker.single_attempts import Attempts
 from worker.tools.contract import Suspend
-
-pytestmark = pytest.mark.each_once
 
 _EVENT = ApprovalRequired("approval-1", "order", {"what": "umbrella"}, "2026-12-01T00:00:00Z")
 _LONG_MS = 86_400_000

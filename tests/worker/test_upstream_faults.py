@@ -10,8 +10,6 @@ from tests.worker.upstream_faults import runner
 from tests.worker.upstream_faults.faults import FAULTS, Fault
 from tests.worker.upstream_faults.runner import Result
 
-pytestmark = pytest.mark.each_once
-
 _ALL = [pytest.param(fault, id=fault.name) for fault in FAULTS]
 # What waits in the queue for seconds is the table's.
 _QUICK = [pytest.param(fault, id=fault.name) for fault in FAULTS if not fault.is_slow]

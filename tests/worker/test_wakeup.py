@@ -19,6 +19,8 @@ from tests.support.waiting import until
 from worker.consumer.claims import Claims
 from worker.consumer.slots import Slots
 
+pytestmark = pytest.mark.each_once
+
 # A worker that waits for `redis.timeout_seconds` and the idle time takes twice this.
 _PICKUP_SECONDS = 3.0
 
@@ -57,7 +59,6 @@ async def _idle(system: System, server: Server, partitions: int) -> AsyncIterato
             await line.close()
 
 
-@pytest.mark.each_once
 @pytest.mark.parametrize("partitions", [1, 3])
 @pytest.mark.parametrize("is_rung_there", [True, False])
 async def test_connection_that_died_while_idle_costs_a_fraction_of_the_timeout(
@@ -76,7 +77,6 @@ async def test_connection_that_died_while_idle_costs_a_fraction_of_the_timeout(
     assert [(one.id, str(one.attempt)) for one in idle.started] == [(ticket.id, record["attempt"])]
 
 
-@pytest.mark.each_once
 async def test_late_answer_counts_and_its_connection_stays(
     own_system: System, own_server: Server
 ) -> None:
@@ -91,7 +91,6 @@ async def test_late_answer_counts_and_its_connection_stays(
     assert [(one.id, one.attempt) for one in idle.started] == [(ticket.id, 1)]
 
 
-@pytest.mark.each_once
 async def test_idle_connection_that_is_well_is_asked_nothing_else(
     own_system: System, own_server: Server
 ) -> None:

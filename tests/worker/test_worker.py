@@ -16,6 +16,8 @@ from tests.worker.front import GRANT, Front, text_of
 from tests.worker.running_workers import Hook, running_worker, started
 from worker.consumer.heartbeat import Heartbeat
 
+pytestmark = pytest.mark.each_once
+
 # Hooks
 
 
