@@ -61,8 +61,10 @@ def _connect_to_nothing(provider: ProviderSettings, key: Secret | None) -> Provi
     return Noop()
 
 
-async def _begin(ctx: dict[str, Any]) -> None:
-    contract.print_begun(_number_of(str(ctx["job_id"])))
+async def print_begun(ctx: dict[str, Any]) -> None:
+    """Print when a generation's function begins; arq calls its hooks for chores, too."""
+    if "claimed" in ctx:
+        contract.print_begun(_number_of(str(ctx["job_id"])))
 
 
 def _number_of(generation: str) -> int:
@@ -81,7 +83,7 @@ async def _work(settings: Settings, workers: int, *, is_silent: bool) -> None:
 async def _one(settings: Settings, *, is_silent: bool) -> None:
     worker = PolluxWorker(settings, {}, SystemClock())
     if not is_silent:
-        worker.on_job_start = _begin
+        worker.on_job_start = print_begun
     try:
         await worker.async_run()
     finally:

@@ -1,12 +1,20 @@
-"""Each sample of `wakeup` is of one job; an impossible one fails the bench."""
+"""Each sample of `wakeup` is of one generation; an impossible one fails the bench."""
 
 import asyncio
-from typing import cast
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 
-from tests.bench import wakeup
+from tests.bench import noop_worker, wakeup
 from tests.bench.contestants import Program
+from tests.support.scripted_provider import ScriptedProvider
+from tests.support.system import System, system
+from tests.support.waiting import until
+from tests.worker.front import Front
+from tests.worker.running_workers import running_worker
+
+__all__ = ["system"]
 
 
 class _FakeProgram:
@@ -44,3 +52,22 @@ async def test_a_sample_that_cannot_be_fails_the_bench(begun: list[list[float]])
     with pytest.raises(AssertionError, match="a job began"):
         await sampled.sample()
     await sampled.close()
+
+
+async def test_only_generations_are_jobs_that_begin(
+    system: System, provider: ScriptedProvider, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chores: list[str] = []
+
+    async def begin(ctx: dict[str, Any]) -> None:
+        await noop_worker.print_begun(ctx)
+        chores.extend([ctx["job_id"]] if "claimed" not in ctx else [])
+
+    front = Front(system.redis, system.settings)
+    async with running_worker(system, hooks={"on_job_start": begin}) as worker:
+        for chore in worker.cron_jobs:
+            chore.next_run = datetime.now(tz=UTC)
+        await until(lambda: chores, what="a chore")
+        await front.end(await front.submit())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(provider.requests) == 1

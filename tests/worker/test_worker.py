@@ -43,7 +43,9 @@ async def test_hooks_are_called_around_each_attempt_with_its_context(
 
     def noting(name: str) -> Hook:
         async def hook(ctx: dict[str, Any]) -> None:
-            seen.append((name, ctx))
+            # Chores may come due meanwhile.
+            if not str(ctx.get("job_id")).startswith("cron:"):
+                seen.append((name, ctx))
 
         return hook
 
