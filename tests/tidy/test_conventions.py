@@ -23,7 +23,6 @@ LONG_FILES: Final = {
     "shared/redis/keys.py": "every key, each with what it holds and when it ends",
     "shared/redis/functions/claim.lua": "a claim: suspects, parked turns, lanes, and their wakeups",
     "shared/settings.py": "every table of the settings, and what must hold between them",
-    "worker/resilience/circuit_breaker.py": "one call through breaker, limits and throttle",
 }
 # Packages that import their modules' names, so that callers need one name.
 FACADES: Final = {"shared/redis/functions/__init__.py"}

@@ -183,13 +183,19 @@ async def test_a_worker_that_may_not_claim_takes_no_room(
             else:
                 ending.begin_drain()
             await until(
-                lambda: ending.ctx["dependencies"].circuit_breaker.permits.held("scripted") == 0,
+                lambda: (
+                    ending.ctx["dependencies"].circuit_breaker.rate_limiter.permits.held("scripted")
+                    == 0
+                ),
                 what="no permits",
             )
             before = len(ending.slots)
             ended = [await front.end(ticket, 20) for ticket in tickets]
             assert {one.stage for one in ended} == {"completed"}
-            assert ending.ctx["dependencies"].circuit_breaker.permits.held("scripted") == 0
+            assert (
+                ending.ctx["dependencies"].circuit_breaker.rate_limiter.permits.held("scripted")
+                == 0
+            )
             assert not running.done()
             assert 1 <= len(ending.slots) <= before
             is_answered.set()

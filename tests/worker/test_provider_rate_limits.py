@@ -158,11 +158,13 @@ async def test_room_taken_before_a_reload_removed_its_provider_is_given_back(
     attempts.change_providers(concurrency_max=1)
     slots = keys.SLOTS(keys.system_root(attempts.settings.redis), "scripted", "interactive")
     before = attempts.circuit_breaker
-    assert await before.take_permit("scripted", "interactive") is None
+    [provider, *_] = attempts.settings.providers
+    assert await before.rate_limiter.take_permit(provider, "interactive") is None
     assert await front.redis.call("EXISTS", slots) == 1
     registry = Registry(Catalogue(attempts.settings.providers[1:], ()), {})
     after = before.with_registry(registry)
-    assert after.return_permits(after.permits.take_unused(math.inf)) == {"scripted"}
+    limiter = after.rate_limiter
+    assert limiter.return_permits(limiter.permits.take_unused(math.inf)) == {"scripted"}
     assert await front.redis.call("EXISTS", slots) == 0
     await registry.close()
 

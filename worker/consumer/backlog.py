@@ -20,9 +20,11 @@ from typing import Final, NamedTuple
 
 from shared.clock import Clock
 from shared.redis.functions import Claimed
+from shared.settings import ProviderSettings
 from shared.wire.submission import AUTO, LANES, Lane
 from worker.parking import may_park, resource_of
 from worker.resilience.permits import UNUSED_SECONDS
+from worker.resilience.rate_limiter import RateLimiter
 from worker.run import Dependencies
 
 # The room of a resource without limits: more than any claim takes.
@@ -101,9 +103,10 @@ class Backlog:
         if not full and not open_circuit_models:
             return terms
         room, needs, batch_room = dict(terms.room), dict(terms.needs), dict[str, int]()
+        permits = dependencies.circuit_breaker.rate_limiter.permits
         for name in full:
-            room[name] = dependencies.circuit_breaker.permits.free(name, "interactive")
-            batch_room[name] = dependencies.circuit_breaker.permits.free(name, "batch")
+            room[name] = permits.free(name, "interactive")
+            batch_room[name] = permits.free(name, "batch")
             for model in dependencies.registry.models:
                 if model.provider == name:
                     needs[model.identifier] = name
@@ -118,9 +121,8 @@ class Backlog:
         return ClaimTerms(room, needs, batch_room)
 
     def _is_full(self, provider: str) -> bool:
-        return self._has_parked(provider) or self._dependencies().circuit_breaker.permits.is_full(
-            provider
-        )
+        permits = self._dependencies().circuit_breaker.rate_limiter.permits
+        return self._has_parked(provider) or permits.is_full(provider)
 
     def _has_parked(self, resource: str) -> bool:
         return any(
@@ -136,21 +138,21 @@ class Backlog:
     def note_claimed(self, claimed: Claimed) -> None:
         """Note the room with which a turn was claimed: its permit is assigned to it."""
         if claimed.resource:
-            permits = self._dependencies().circuit_breaker.permits
+            permits = self._dependencies().circuit_breaker.rate_limiter.permits
             permits.assign(_provider(claimed.resource), claimed.lane, claimed.id)
             if "|" in claimed.resource:
                 self._probed_at[claimed.resource] = self._clock.monotonic()
 
     def note_ended(self, claimed: Claimed) -> None:
         """Return a permit that an attempt did not use, so that another turn can use it."""
-        circuit_breaker = self._dependencies().circuit_breaker
-        for provider in circuit_breaker.return_permits(circuit_breaker.permits.drop(claimed.id)):
-            circuit_breaker.permits.note_freed(provider)
+        limiter = self._dependencies().circuit_breaker.rate_limiter
+        for provider in limiter.return_permits(limiter.permits.drop(claimed.id)):
+            limiter.permits.note_freed(provider)
 
     def return_unused_room(self, since: float) -> None:
         """Return the permits held since before `since`: the claim found no turn for them."""
-        circuit_breaker = self._dependencies().circuit_breaker
-        for provider in circuit_breaker.return_permits(circuit_breaker.permits.take_unused(since)):
+        limiter = self._dependencies().circuit_breaker.rate_limiter
+        for provider in limiter.return_permits(limiter.permits.take_unused(since)):
             # What this worker knew of the provider's parked turns was out of date.
             self._poll_at[provider] = self._clock.monotonic() + _UNKNOWN_ROOM_SECONDS
 
@@ -192,34 +194,31 @@ class Backlog:
     async def take_permits(self) -> None:
         """Take permits of providers for which turns are parked, and have as many turns claimed."""
         dependencies, now = self._dependencies(), self._clock.monotonic()
-        dependencies.circuit_breaker.permits.on_freed = self._room_freed.set
+        limiter = dependencies.circuit_breaker.rate_limiter
+        limiter.permits.on_freed = self._room_freed.set
         self._room_freed.clear()
         # No claim returns unused permits while this worker blocks for a wakeup or may not claim.
         since = now - UNUSED_SECONDS if self._free_slots() > 0 else now
-        dependencies.circuit_breaker.return_permits(
-            dependencies.circuit_breaker.permits.take_unused(since)
-        )
+        limiter.return_permits(limiter.permits.take_unused(since))
         for provider in dependencies.catalogue.providers:
             is_wanted = provider.is_limited and self._has_parked(provider.name)
             if not is_wanted:
                 self._poll_at.pop(provider.name, None)
-            elif dependencies.circuit_breaker.permits.was_freed(
-                provider.name
-            ) or now >= self._poll_at.get(provider.name, 0.0):
-                wait = await self._take_permits_of(dependencies, provider.name)
+            elif limiter.permits.was_freed(provider.name) or now >= self._poll_at.get(
+                provider.name, 0.0
+            ):
+                wait = await self._take_permits_of(provider, limiter)
                 self._poll_at[provider.name] = self._clock.monotonic() + wait
 
-    async def _take_permits_of(self, dependencies: Dependencies, provider: str) -> float:
+    async def _take_permits_of(self, provider: ProviderSettings, limiter: RateLimiter) -> float:
         """Take as many permits as are available and slots are free; return seconds to wait."""
-        permits, (low, high) = dependencies.circuit_breaker.permits, _POLL_SECONDS
+        name, (low, high) = provider.name, _POLL_SECONDS
         wait: float | None = None
         count = min(self._free_slots(), _PERMITS_MAX)
-        while wait is None and permits.held(provider) < count:
-            wait = await dependencies.circuit_breaker.take_permit(
-                provider, self._next_lane(provider)
-            )
+        while wait is None and limiter.permits.held(name) < count:
+            wait = await limiter.take_permit(provider, self._next_lane(name))
             self._permits_taken += wait is None
-        if permits.held(provider):
+        if limiter.permits.held(name):
             self._claim_now()
         return min(high, max(low, _UNKNOWN_ROOM_SECONDS if wait == 0 else wait or 0.0))
 

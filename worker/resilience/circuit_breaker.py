@@ -6,23 +6,23 @@
         call.used_tokens = 900
 
 Owns whether a call is made: the breaker of each circuit (a provider's model under one credential,
-for all accounts or for one) and its throttle, the rate limits of each provider, and the retry
-budget. What a failure closes is in `failure_causes`. A call that may not be made raises
-CallBlockedError before anything is sent, with the reason and a wait. Refuses to wait, to retry and
-to choose another model: the steps do.
+for all accounts or for one), then `rate_limiter`, `throttles` and the retry budget. What a failure
+closes is in `failure_causes`. A call that may not be made raises CallBlockedError before anything
+is sent, with the reason and a wait. Refuses to wait, to retry and to choose another model: the
+steps do.
 
 DESIGN. Breakers, throttles and limits are the fleet's, in Redis. Each report of a worker brings
 back which breakers are not closed and which circuits are throttled, and the worker keeps that in
 memory; it counts answered calls here and sends the counts with its report. So a call through a
 closed breaker to a provider without limits, which never refused a call, costs no Redis trip. A
-failure is reported at once. The report also renews the leases of calls under way; those of a dead
-worker lapse. Room is returned without waiting for a reply.
+failure is reported at once. The report also renews the leases of probes under way; those of a dead
+worker lapse.
 """
 
 import copy
-from collections.abc import Mapping, Sequence, Set as AbstractSet
+from collections.abc import Mapping, Set as AbstractSet
 from functools import cached_property
-from typing import Final, Self
+from typing import Self
 
 from shared import ids
 from shared.clock import Clock
@@ -46,12 +46,9 @@ from worker.resilience.circuits import (
     bounded_retry_after,
     failure_ask,
 )
-from worker.resilience.permits import Permit, Permits
-from worker.resilience.provider_rate_limits import ProviderRateLimits
+from worker.resilience.rate_limiter import LEASE_MS, RateLimiter
 from worker.resilience.retry_budget import RetryBudget
 from worker.resilience.throttles import Throttles
-
-_LEASE_MS: Final = 5_000  # a few reports
 
 
 class UpstreamCall:
@@ -133,12 +130,11 @@ class CircuitBreaker:
         self._registry = registry
         self._root = keys.system_root(settings.redis)
         self._open_circuits: dict[str, OpenCircuit] = {}
-        self._provider_slots: dict[str, tuple[str, Lane, str]] = {}
         self._probes: dict[str, list[str]] = {}
         self._answered_calls = AnsweredCalls(settings.breaker, clock)
         self.throttles = Throttles(redis, self._root, clock)
         self._retry_budgets: dict[str, RetryBudget] = {}
-        self.permits = Permits(clock)
+        self.rate_limiter = RateLimiter(redis, self._root, clock)
 
     def with_registry(self, registry: Registry) -> Self:
         """Return a circuit breaker over another catalogue that shares this one's state."""
@@ -239,11 +235,12 @@ class CircuitBreaker:
                     await self._probe(call, circuit)
             # Room can be returned, a turn of a throttle cannot: so room is taken first.
             if provider.is_limited:
-                await self._admit(call, ProviderRateLimits(provider))
+                await self.rate_limiter.admit(call, provider)
             await self.throttles.take_turn(call.model, call.circuit, call.lane, call.caller)
         except BaseException:
             self._release_call(call)
-            self.return_permits(self.permits.drop(call.caller.message, provider.name))
+            unused = self.rate_limiter.permits.drop(call.caller.message, provider.name)
+            self.rate_limiter.return_permits(unused)
             raise
         call.is_sent = True
         call.number = self.throttles.note_sent(call.circuit)
@@ -256,7 +253,7 @@ class CircuitBreaker:
             self._answered_calls.count(call.circuit, call.account_circuit)
             self.end_probe(call, is_well=True)
         elif isinstance(error, ProviderError) and not isinstance(error, CallBlockedError):
-            self._give_back_room(call)
+            self.rate_limiter.release(call, self._registry.catalogue)
             await self._report_failure(call, error)
         self._release_call(call)
 
@@ -270,7 +267,7 @@ class CircuitBreaker:
         if barred is not None:
             raise barred
         ask = BeginProbeAsk(
-            circuit=circuit, call=call.id, account=call.caller.account, lease_ms=_LEASE_MS
+            circuit=circuit, call=call.id, account=call.caller.account, lease_ms=LEASE_MS
         )
         self._probes.setdefault(call.id, []).append(circuit)
         breaker = await functions.begin_probe(self._redis, self._root, ask)
@@ -283,68 +280,10 @@ class CircuitBreaker:
         if barred is not None:
             raise barred
 
-    async def _admit(self, call: UpstreamCall, limits: ProviderRateLimits) -> None:
-        """Take room in the provider's limits, or raise CallBlockedError."""
-        permit = self.permits.take_assigned(limits.provider.name, call.lane, call.caller.message)
-        if permit is not None:
-            call.tokens = permit.tokens
-            self._provider_slots[call.id] = (permit.provider, permit.lane, permit.id)
-            self._provider_slots.pop(permit.id, None)
-            return
-        ask = limits.admit_ask(call.id, call.lane, call.tokens, _LEASE_MS)
-        wait_ms: int | None = None
-        try:
-            wait_ms = await functions.admit_call(self._redis, self._root, ask)
-        finally:
-            # Reports renew the leases of what is noted here. A call that was refused has none; one
-            # whose reply was lost may have been admitted.
-            if wait_ms is None:
-                self._provider_slots[call.id] = (limits.provider.name, call.lane, call.id)
-        if wait_ms is not None:
-            self.permits.note_full(limits.provider.name)
-            raise barred(call.model, "busy", wait_ms / 1000)
-
-    # -- room for later calls ----------------------------------------------------------------------
-
-    async def take_permit(self, provider: str, lane: Lane) -> float | None:
-        """Take room in a provider's limits for a later call, and return None.
-
-        Without room, return in how many seconds there may be some (0: unknown). Raises
-        UnavailableError.
-        """
-        limits = ProviderRateLimits(self._registry.catalogue.by_provider[provider])
-        permit = Permit(limits, lane, ids.new_id(), self.permits.typical_tokens(provider))
-        ask = limits.admit_ask(permit.id, lane, permit.tokens, _LEASE_MS)
-        wait_ms = await functions.admit_call(self._redis, self._root, ask)
-        if wait_ms is not None:
-            return wait_ms / 1000
-        self._provider_slots[permit.id] = (provider, lane, permit.id)
-        self.permits.add(permit)
-        return None
-
-    def return_permits(self, unused: Sequence[Permit]) -> set[str]:
-        """Return unused permits to Redis; return the names of their providers."""
-        for permit in unused:
-            self._provider_slots.pop(permit.id, None)
-            functions.end_call(self._redis, self._root, permit.return_ask())
-        return {permit.provider for permit in unused}
-
     def _release_call(self, call: UpstreamCall) -> None:
         """Return what a call still holds: its room and its probes."""
-        self._give_back_room(call)
+        self.rate_limiter.release(call, self._registry.catalogue)
         self.end_probe(call, is_well=False)
-
-    def _give_back_room(self, call: UpstreamCall) -> None:
-        slot = self._provider_slots.pop(call.id, None) if self._provider_slots else None
-        if slot is not None:
-            provider, lane, name = slot
-            limits = ProviderRateLimits(self._registry.catalogue.provider_of(call.model))
-            used = call.spent_tokens() if call.is_sent else None
-            functions.end_call(
-                self._redis, self._root, limits.depart_ask(name, lane, call.tokens, used)
-            )
-            if used is not None:
-                self.permits.note_end(provider, used)
 
     def end_probe(self, call: UpstreamCall, *, is_well: bool) -> None:
         """Close the breakers that the call probed, or let another call probe them."""
@@ -393,10 +332,10 @@ class CircuitBreaker:
         """Return what goes with the next report, and reset its counts."""
         answered = self._answered_calls.take_report()
         return CallReport(
-            slots=tuple(self._provider_slots.values()),
+            slots=self.rate_limiter.held(),
             probes=tuple((each, call) for call, held in self._probes.items() for each in held),
             answered=answered,
-            lease_ms=_LEASE_MS,
+            lease_ms=LEASE_MS,
             window_ms=int(self._settings.breaker.window_seconds * 1000),
         )
 

@@ -1,7 +1,7 @@
 """Permits: room at providers that is taken before the turn that will use it is claimed.
 
 Owns which permits this worker holds: free ones, for the next claim, and assigned ones, for turns
-that were claimed and will call. Refuses to ask Redis: `circuit_breaker` takes and returns room.
+that were claimed and will call. Refuses to ask Redis: `rate_limiter` takes and returns room.
 """
 
 from collections import defaultdict
