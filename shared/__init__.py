@@ -21,6 +21,7 @@ garbage_collection  Tunes Python's cyclic garbage collector
 chore_queue         arq's queue, which carries chores and nothing else
 wire                The records that cross a process or are stored in Redis
 redis               The connection, every key, and the atomic functions
+batches             What API processes and workers both do for batches
 stores              Typed reads and simple writes, one module for each kind of record
 routing             Which model answers, and what that may cost
 media               Pictures and sounds: formats, files, signed URLs

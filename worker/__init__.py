@@ -20,6 +20,7 @@ resilience       Whether an upstream may be called now, and what follows a faile
 providers        Clients of model upstreams: one file for each dialect, and what they share
 web_search       Clients of web search services
 fetching         Fetches the URLs of images, safely
+batches          Feeds the queue from batches, and packs what has ended
 chores           Periodic work, once per slot in the whole fleet
 
 A worker never speaks HTTP to a caller and never decides what a caller may do. Imports point down

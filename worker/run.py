@@ -20,6 +20,7 @@ from shared.wire.message import Citation, Enhancement, FinishReason, Media, Usag
 from shared.wire.routing import Routing
 from shared.wire.submission import Submission
 from worker.answer_lengths import AnswerLengths
+from worker.batches.work import BatchWork
 from worker.fetching.image_cache import ImageCache
 from worker.fetching.url_fetcher import UrlFetcher
 from worker.media_store import MediaStore
@@ -53,6 +54,7 @@ class Dependencies:
     url_fetcher: UrlFetcher
     image_cache: ImageCache
     media_store: MediaStore
+    batch_work: BatchWork
     configured: frozenset[str] = frozenset()
     models_without_parking: frozenset[str] | None = None
     search_client: SearchClient | None = None
@@ -80,11 +82,13 @@ class Dependencies:
             url_fetcher=UrlFetcher(settings.egress, clock),
             image_cache=ImageCache(clock),
             media_store=MediaStore(settings, redis, clock),
+            batch_work=BatchWork(redis, settings, clock),
             search_client=connect(settings.search, environment),
         )
 
     async def close(self) -> None:
         """Close the connections to all upstreams and to the search service."""
+        await self.batch_work.close()
         await self.registry.close()
         if self.search_client is not None:
             await self.search_client.close()

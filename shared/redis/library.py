@@ -66,6 +66,7 @@ SHARED: Final = (
     "session_queue",
     "dead_letters",
     "account_log",
+    "batches",
     "finish",
     "api_keys",
     "breaker",
@@ -82,10 +83,11 @@ SHARED: Final = (
 # or let running work finish, since otherwise the server would stay full, and those of an operator.
 _ALLOWED_WHEN_FULL: Final = frozenset(
     """
-    adopt_keys admit_throttled append cancel check_types create_account create_key delete_batch
-    delete_batch_pieces delete_own_key delete_session delete_turns discard_dead_letters end_call
-    end_probe expire grant list_dead_letters list_own_keys reap record_refusal recount release
-    release_idempotency_key renew_leases report_worker restore resume revoke_key settle suspend
+    admit_throttled adopt_items adopt_keys append cancel check_types create_account create_key
+    delete_batch delete_batch_pieces delete_own_key delete_session delete_turns discard_dead_letters
+    end_call end_open_items end_probe expire grant list_dead_letters list_own_keys pack_chunk
+    pause_batch reap record_refusal recount release release_idempotency_key renew_leases
+    report_worker restore resume resume_batch revoke_key settle stop_batch suspend take_ended_chunks
     """.split()
 )
 
@@ -93,7 +95,10 @@ _ALLOWED_WHEN_FULL: Final = frozenset(
 # because they move generations between queues. `accept`, `claim` and `settle`, which run for each
 # answer, save that command: their first write is to such a key, so nothing else is written before.
 _CHECKS_SHARED_KEYS: Final = frozenset(
-    "cancel delete_session expire reap release restore resume retry_dead_letter suspend".split()
+    """
+    adopt_items cancel delete_session end_open_items enqueue_items expire reap release restore
+    resume retry_dead_letter suspend
+    """.split()
 )
 
 _WORD: Final = re.compile(r"\w+")

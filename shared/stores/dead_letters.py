@@ -45,6 +45,10 @@ RETRY_REFUSALS: Final[dict[str, tuple[Code, str]]] = {
     "full": (Code.QUEUE_FULL, "The queue is full."),
     "quota": (Code.QUOTA_EXCEEDED, "Its account has reached its storage quota."),
     "poor": (Code.INSUFFICIENT_CREDITS, "Its account has too few credits for the answer."),
+    "in_batch": (
+        Code.INVALID_FIELDS,
+        "It is an item of a batch, whose failures are run again by a retry of the batch.",
+    ),
 }
 
 _decode_failure = msgspec.msgpack.Decoder(Failure).decode

@@ -19,12 +19,14 @@ from shared.wire.conversation import (
 AUTO: Final = "auto"
 # The newest form of a submission that this version can carry out; a worker leaves newer ones in the
 # queue.
-WIRE: Final = 4
+WIRE: Final = 5
 PLAIN_WIRE: Final = 1
 COMPANION_WIRE: Final = 2
 FEATURES_WIRE: Final = 3
 # A generation without a session, or with an explicit conversation, tools, sampling or a form.
 TURN_WIRE: Final = 4
+# An item of a batch, whose end is counted in it.
+BATCH_WIRE: Final = 5
 # A turn of a newer wire than this has a wakeup list of its own, named by this word and the wire, so
 # that workers which cannot read it are not woken. Workers of version 0.6 know only the lanes'
 # lists, and wire 3.

@@ -1,6 +1,7 @@
 """Real servers, scripted upstreams, processes and clients that the tests of all folders use.
 
 api_client             A client of the front that checks each response against the document
+batch_invariants       What holds of a batch's keys at every moment
 call_options           Optional arguments of `RedisFunctions.accept` and `.dead`
 chat_completions       Scripted answers of an upstream of the OpenAI kind, and the bytes they become
 clocks                 Clocks that a test advances, or that skip what is slept
@@ -19,6 +20,7 @@ redis_server           Starts a Valkey or redis-server of the test's own on a un
 scripted_batches       A scripted API of batches, which fails as a test wants
 scripted_provider      An upstream of the OpenAI kind on a real socket that answers as scripted
 stored_batch           Stores a batch as its record is documented, at any moment of its life
+stored_batches         Stores batches as an upload does, ready to run
 stored_conversation    Writes long conversations into Redis as `accept` and `settle` leave them
 stream_reader          Reads server-sent events by their specification
 system                 Runs fronts and workers inside the test's loop or as processes

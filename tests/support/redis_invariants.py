@@ -17,6 +17,8 @@ from shared.redis.client import Reply
 from shared.settings import RedisSettings
 from shared.stores import ledger
 from shared.wire.submission import LANES
+from tests.support import batch_invariants
+from tests.support.batch_invariants import StoredKeys, is_unpacked_item, unbooked
 from tests.support.redis_server import RawClient
 
 _ARQ: Final = "arq:*"
@@ -32,9 +34,10 @@ class _FoundKey(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """What is under a prefix: hashes, members of sorted sets, ledgers, and times to live in ms.
+    """What is under a prefix: hashes, members of sets, ledgers, and times to live in ms.
 
-    `sizes` are the sizes of the fields of hashes, in bytes; `turn_bytes`, those of messages.
+    `sizes` are the sizes of the fields of hashes, in bytes; `turn_bytes`, those of messages;
+    `lengths`, those of texts.
     """
 
     hashes: dict[str, dict[str, str]]
@@ -43,6 +46,12 @@ class _Snapshot(NamedTuple):
     sets: dict[str, set[str]]
     ledgers: dict[str, list[ledger.Entry]]
     ttl_ms: dict[str, int]
+    lengths: dict[str, int]
+
+    @property
+    def stored(self) -> StoredKeys:
+        """What the rules of batches look at."""
+        return StoredKeys(self.hashes, self.sets, self.lengths)
 
     def is_unfinished(self, root: str, account: str, id_: str) -> bool:
         """Return whether a generation exists and has not ended."""
@@ -84,13 +93,15 @@ def sweep(raw_client: RawClient, settings: RedisSettings) -> None:
 def _read(raw_client: RawClient, settings: RedisSettings) -> _Snapshot:
     names = raw_client.names(f"{settings.prefix}:*")
     kinds = raw_client.all([("TYPE", name) for name in names])
-    reads = {b"hash": ("HGETALL",), b"zset": ("ZRANGE", "0", "-1")}
+    reads = {b"hash": ("HGETALL",), b"zset": ("ZRANGE", "0", "-1"), b"set": ("SMEMBERS",)}
     kept = [name for name in names if "}:ledger:" in name]
     chosen = [(name, kind) for name, kind in zip(names, kinds, strict=True) if kind in reads]
+    texts = [name for name, kind in zip(names, kinds, strict=True) if kind == b"string"]
     replies = iter(
         raw_client.all(
             [("XRANGE", name, "-", "+") for name in kept]
             + [(reads[kind][0], name, *reads[kind][1:]) for name, kind in chosen]
+            + [("STRLEN", name) for name in texts]
             + [("PTTL", name) for name in names]
         )
     )
@@ -103,9 +114,10 @@ def _read(raw_client: RawClient, settings: RedisSettings) -> _Snapshot:
             sizes[name] = {field.decode(): len(text) for field, text in value.items()}
         else:
             sets[name] = {member.decode() for member in value}
+    lengths = {name: next(replies) for name in texts}
     # A key that expired during the reads is left out.
     alive = {name: ms for name, ms in zip(names, replies, strict=True) if ms != _GONE}
-    return _Snapshot(hashes, sizes, _turn_bytes(sizes), sets, ledgers, alive)
+    return _Snapshot(hashes, sizes, _turn_bytes(sizes), sets, ledgers, alive, lengths)
 
 
 def _turn_bytes(sizes: dict[str, dict[str, int]]) -> Counter[str]:
@@ -152,6 +164,8 @@ def _ending_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
     is_one = found_key.key.parts == ("account", "id")
     is_spared = is_one and snapshot.is_unfinished(found_key.root, *found_key.parts)
     is_spared = is_spared or _is_key_of_batch(snapshot, found_key)
+    if found_key.key is keys.GENERATION:
+        is_spared = is_spared or is_unpacked_item(snapshot.stored, found_key.root, *found_key.parts)
     if found_key.key.end == "ttl" and not is_spared and snapshot.ttl_ms[found_key.name] == _NO_TTL:
         return [f"{found_key.name}: never expires, though its family does"]
     if found_key.key is keys.TURNS:
@@ -185,7 +199,7 @@ def _batch_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
     ]
     if not snapshot.holds(keys.BATCH_WORK(found_key.root), f"{account}:{id_}"):
         found.append(f"{found_key.name}: nobody will look at it")
-    return found
+    return found + list(batch_invariants.faults(snapshot.stored, found_key.root, account, id_))
 
 
 def _batch_sum_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
@@ -212,6 +226,8 @@ def _lone_turn_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
     if f"{account}:{owner}" in noted:
         return []
     ttl_ms = snapshot.ttl_ms[found_key.name]
+    if is_unpacked_item(snapshot.stored, found_key.root, account, owner):
+        return [] if ttl_ms == _NO_TTL else [f"{found_key.name}: expires before it is packed"]
     if ttl_ms == _NO_TTL:
         return [f"{found_key.name}: belongs to no session, and never expires"]
     record = keys.GENERATION(found_key.root, account, owner)
@@ -359,7 +375,8 @@ def _books_faults(snapshot: _Snapshot, found_key: _FoundKey) -> list[str]:
                 f"{found_key.name}: {credit_totals} counts other than the {leased} leases of {lane}"
             )
     lines = snapshot.ledgers.get(keys.LEDGER(found_key.root, account), [])
-    for kind, amount in (("grant", granted), ("charge", settled)):
+    charged = settled - unbooked(snapshot.stored, found_key.root, account)
+    for kind, amount in (("grant", granted), ("charge", charged)):
         written = sum(line.amount for line in lines if line.kind == kind)
         if written != amount:
             found.append(f"{found_key.name}: {amount} of {kind}, but the ledger says {written}")

@@ -17,6 +17,7 @@ from shared.wire.generation import Generation
 from tests.support.system import System
 from tests.worker.front import Front, Ticket
 from worker import pipeline
+from worker.batches.work import BatchWork
 from worker.fetching.image_cache import ImageCache
 from worker.fetching.url_fetcher import UrlFetcher
 from worker.media_store import MediaStore
@@ -130,6 +131,7 @@ class Attempts:
         assert self._registry is not None
         self._search = self._search or connect(self.settings.search, {})
         return Dependencies(
+            batch_work=BatchWork(self.redis, self.settings, self.clock),
             settings=self.settings,
             redis=self.redis,
             durable_redis=self.redis,

@@ -88,6 +88,8 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         "a settlement",
         lambda: functions.settle(run.dependencies.durable_redis, run.claimed.root, ask, record),
     )
+    if settled and (settled.wants_feed or settled.wants_pack):
+        run.dependencies.batch_work.note_settled(run.claimed, settled)
     if settled and failure is None and stage == "completed" and run.model is not None:
         run.dependencies.lengths.note(run.model.identifier, run.writer.length())
     logs.logger().info(

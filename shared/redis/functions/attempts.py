@@ -1,7 +1,7 @@
 """A worker's attempts: claim, renew leases, append, settle, release, suspend."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -305,9 +305,19 @@ class SettleAsk(Ask, frozen=True, kw_only=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """It has ended, and so many microcredits were captured."""
+    """It has ended, and so many microcredits were captured.
+
+    Its worker shall let more items of the account's batches enter the queue (`wants_feed`), or pack
+    a chunk of a batch (`wants_pack`).
+    """
 
     captured: int
+    wants_feed: bool = False
+    wants_pack: bool = False
+
+
+_FEED: Final = 1
+_PACK: Final = 2
 
 
 async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes) -> Settled | None:
@@ -316,6 +326,8 @@ async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes)
     match [text_of(reply[0]), *reply[1:]]:
         case ["settled", captured]:
             return Settled(int(captured))
+        case ["settled", captured, hint]:
+            return Settled(int(captured), bool(hint & _FEED), bool(hint & _PACK))
         case ["refused"]:
             return None
         case _:

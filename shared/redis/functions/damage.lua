@@ -301,6 +301,7 @@ function damage.set_aside(root, account, id, why)
   local session = damage.find_session(root, account, id, record)
   local hold = damage.release_hold(root, account, id, record)
   damage.end_damaged(root, account, id, record, session)
+  if record.batch then batches.note_damaged(root, account, id, record) end
   damage.record_damage(root, member(account, id), why, hold)
   account_log.append_end(root, account, id, record, 'failed', now_ms())
   if not session then return end

@@ -34,6 +34,7 @@ local function write_dead_letter(root, account, id, generation, ending)
     'message', redis.call('HGET', turns_chunk_key(root, account, generation.session, generation.turn),
       generation.turn .. ':u') or '')
   if ending.chosen then redis.call('HSET', key, 'chosen', ending.chosen) end
+  if generation.batch then redis.call('HSET', key, 'batch', generation.batch) end
   redis.call('PEXPIRE', key, int(ending.keep[3]))
   redis.call('ZADD', dead_letters_key(root), int(ending.now), member(account, id))
   trim_dead_letters(root, ending.now, ending.keep)

@@ -70,7 +70,15 @@ class RetryRefused(NamedTuple):
     """Nothing was done; `balance` in microcredits where that was the reason."""
 
     reason: Literal[
-        "unknown", "unreadable", "no_session", "crowded", "waiting", "full", "quota", "poor"
+        "unknown",
+        "unreadable",
+        "no_session",
+        "crowded",
+        "waiting",
+        "full",
+        "quota",
+        "poor",
+        "in_batch",
     ]
     balance: int = 0
 
@@ -87,7 +95,14 @@ async def retry_dead_letter(
             return RetryRefused("poor", int(balance))
         case [
             (
-                "unknown" | "unreadable" | "no_session" | "crowded" | "waiting" | "full" | "quota"
+                "unknown"
+                | "unreadable"
+                | "no_session"
+                | "crowded"
+                | "waiting"
+                | "full"
+                | "quota"
+                | "in_batch"
             ) as reason
         ]:
             return RetryRefused(reason)

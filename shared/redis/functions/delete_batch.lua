@@ -31,6 +31,8 @@ local function delete_batch(root, ask)
     return redis.call('EXISTS', batch_starts_key(root, account, ask.batch)) == 1 and 'deleting' or 'unknown'
   end
   if not may_delete(ask, state, upload_ends, delete_at) then return 'running' end
+  local is_sound, loaded = pcall(batches.load, root, account, ask.batch)
+  if is_sound then batches.book(root, account, ask.batch, loaded) end
   local name, totals = member(account, ask.batch), account_totals_key(root, account)
   redis.call('ZADD', batch_work_key(root), int(now_ms()), name)
   redis.call('ZREM', batches_key(root, account), ask.batch)

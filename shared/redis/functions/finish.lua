@@ -27,10 +27,11 @@ end
 -- dead letters); now in ms. If tokens were used: meter = {model, input, output, reasoning}. If it failed: failure, and
 -- chosen (the model asked last) where known. If the worker had events left to append: events. If it completed:
 -- history = {tokens that the turn adds, tokens read before it, whether that was all}.
--- Returns the captured microcredits.
+-- Returns the captured microcredits, and what a worker shall do for the batch (`batches.note_end`), if it is an item.
 local function finish_generation(root, account, id, generation, ending)
   check_transition(generation, ending.stage)
   local key, now = generation_key(root, account, id), int(ending.now)
+  local item, hint = generation.batch and batches.find_item(root, account, id, generation)
   local session = session_key(root, account, generation.session)
   -- A session with a turn under way has a head; one without was deleted, or the generation has none.
   local head, tokens, pending, bytes, side =
@@ -40,7 +41,11 @@ local function finish_generation(root, account, id, generation, ending)
   if ending.stage ~= 'completed' then damage.check_end(root) end
   redis.call('HINCRBY', clocks_key(root), 'ended', '1')
   redis.call('ZREM', deadlines_key(root), member(account, id))
-  local captured = settle_credits(root, account, id, generation, ending, side, head and #ending.assistant or 0)
+  local captured = settle_credits(root, account, id, generation, ending, side, head and #ending.assistant or 0, item)
+  if item then
+    hint = batches.note_end(root, account, item, ending.stage, ending.failure, captured, ending.cost - captured,
+      ending.now)
+  end
   if ending.meter then count_usage(root, account, generation, ending, captured) end
   -- A leased generation is neither ready nor deferred.
   if not end_lease(root, account, id, generation.lane) then
@@ -84,6 +89,10 @@ local function finish_generation(root, account, id, generation, ending)
   end
   if generation.crashes and ending.stage == 'completed' then extend_storm_if_blamed(root, generation, ending.now) end
   redis.call('HSET', key, 'stage', ending.stage, 'finished', now, 'captured', int(captured), 'last', last)
+  if item then
+    batches.keep(root, account, id)
+    return captured, hint
+  end
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   account_log.append_end(root, account, id, generation, ending.stage, ending.now, ending.keep)
   return captured

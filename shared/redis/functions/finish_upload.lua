@@ -19,7 +19,7 @@ local function finish_upload(root, ask)
   local is_whole = state == 'validating' and tonumber(chunks or 0) == ask.chunks
   if not is_whole or not holds_key(root, ask, idempotency) then return {'gone'} end
   local now = now_ms()
-  redis.call('ZADD', batch_work_key(root), int(now + ask.deadline_ms), member(account, ask.batch))
+  redis.call('ZADD', batch_work_key(root), int(now), member(account, ask.batch))
   redis.call('ZADD', open_batches_key(root, account), 0, ask.batch)
   redis.call('SET', batch_starts_key(root, account, ask.batch), ask.blob)
   local added = #ask.blob + #(ask.errors or '')

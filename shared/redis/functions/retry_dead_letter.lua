@@ -3,7 +3,7 @@
 -- ASK      account, id (the dead letter's), generation and message (the new ids), unfinished_max, waiting_max,
 --          total_max, stored_bytes_max
 -- RETURNS  {'revived', generation}, {'poor', balance} or one of {'unknown'}, {'unreadable'}, {'no_session'},
---          {'crowded'}, {'waiting'}, {'full'}, {'quota'}
+--          {'crowded'}, {'waiting'}, {'full'}, {'quota'}, {'in_batch'} (an item is retried with its batch)
 -- ATOMIC   because a dead letter is retried once at most: the hold, the turn, the place in the queue and the mark on
 --          the letter are stored together. A repeated call finds the mark.
 -- An ended generation stays ended, so the retry is a new one. It has as much time as the first one had, comes after
@@ -54,6 +54,7 @@ local function retry_dead_letter(root, ask)
   local letter = load_letter(root, ask)
   if not letter.session then return {'unknown'} end
   if letter.retried_as then return {'revived', letter.retried_as} end
+  if letter.batch then return {'in_batch'} end
   local session = session_key(root, ask.account, letter.session)
   local refusal = find_refusal(root, ask, letter, session)
   if refusal then return refusal end

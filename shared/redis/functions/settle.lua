@@ -3,7 +3,8 @@
 --          one, JSON), cost (microcredits), keep; if any: events (not yet appended, JSON each), through (the stage they
 --          lead through), meter (model, input, output, reasoning tokens), failure, history ({tokens that the turn adds,
 --          tokens read before it, whether those are all}), chosen (the model asked last)
--- RETURNS  {'settled', captured microcredits} or {'refused'}
+-- RETURNS  {'settled', captured microcredits, of an item of a batch perhaps what its worker shall do: 1 fill the
+--          account's window, 2 pack a chunk, 3 both} or {'refused'}
 -- ATOMIC   because the message, the charge, the stage, the last event and the session's next turn are stored together.
 --          The same attempt again finds that it is settled.
 
@@ -39,7 +40,7 @@ local function settle(root, ask)
   end
   check_transition(record, ask.stage)
   local now = now_ms()
-  local is_done, captured = pcall(finish_attempt, root, ask, record, now)
+  local is_done, captured, hint = pcall(finish_attempt, root, ask, record, now)
   if not is_done then
     damage.set_aside_or_raise(root, ask.account, ask.id, captured)
     return {'refused'}
@@ -55,7 +56,7 @@ local function settle(root, ask)
       if length <= 32 or length % 8 == 0 then redis.call('PEXPIRE', key, '604800000') end
     end
   end
-  return {'settled', captured}
+  return {'settled', captured, hint}
 end
 
 register('settle', settle)

@@ -1,0 +1,36 @@
+"""Looks after batches that are under way, where no settlement or request did what is due.
+
+Takes entries of `batch-work` that are due: a batch whose feeder died, whose deadline has passed,
+that waits for credits or memory, or that was stopped; and chunks that nobody packed.
+"""
+
+from typing import Final
+
+from shared.redis import keys
+from shared.redis.client import Connection
+from shared.settings import RedisSettings
+from worker.batches.work import BatchWork
+from worker.partition_guard import PartitionGuard
+
+_BATCHES_AT_ONCE: Final = 100
+
+
+async def look_after(
+    redis: Connection, settings: RedisSettings, work: BatchWork, now_ms: int
+) -> int:
+    """Do what is due for batches; return how many were looked at."""
+    count = 0
+    partition_guard = PartitionGuard()
+    for partition in range(settings.partitions):
+        root = keys.partition_root(settings, partition)
+        with partition_guard("batches", partition):
+            due: list[bytes] = await redis.call(
+                "ZRANGE", keys.BATCH_WORK(root), "-inf", now_ms, "BYSCORE", "LIMIT", 0,
+                _BATCHES_AT_ONCE,
+            )  # fmt: skip
+            for name in due:
+                account, _, batch = name.decode().partition(":")
+                await work.advance(root, account, batch)
+            await work.pack_ended(root)
+            count += len(due)
+    return count
