@@ -35,7 +35,7 @@ _DOWN = Failure(
 _HOLD = 40
 _GRANT = 100
 _OLDER = f"{library.NAME}older"
-_FINDS_SESSIONLESS = "local function has_no_session(id, generation) return generation.session == id"
+_FINDS_SESSIONLESS = "function has_no_session(id, generation) return generation.session == id"
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ LONG_FILES: Final = {
     "api/server/protocol.py": "the states of one connection, which share all of their attributes",
     "shared/redis/client.py": "one connection: how it opens, pipelines and repeats commands",
     "shared/redis/keys.py": "every key, each with what it holds and when it ends",
+    "shared/redis/functions/__init__.py": "the name of every stub",
     "shared/redis/functions/claim.lua": "a claim: suspects, parked turns, lanes, and their wakeups",
     "shared/settings.py": "every table of the settings, and what must hold between them",
 }
@@ -31,6 +32,7 @@ CATCH_ALLS: Final = {
     "api/app.py": 1,
     "deploy/local/valkey.py": 1,
     "shared/redis/client.py": 1,
+    "worker/batches/work.py": 1,
     "worker/partition_guard.py": 1,
     "worker/consumer/arq_worker.py": 3,
     "worker/consumer/heartbeat.py": 1,

@@ -3,8 +3,8 @@
 -- A batch's items leave its packed input in order: `position` is the index of the next one, or `retrying`, while failed
 -- items are run again. The items in the queue or running are the window (`batch-window`). The end of an item takes it
 -- out of the window and gives it a number of finishing, in one call, so each is counted once. A chunk whose items have
--- all ended is noted in `batch-chunks-to-pack`. A damaged batch ends as failed, with the field `damaged`: its items then
--- end like any generation without a session.
+-- all ended is noted in `batch-chunks-to-pack`. A damaged batch ends as failed, with the field `damaged`: its items
+-- then end like any generation without a session.
 
 local batches = {}
 
@@ -226,7 +226,8 @@ end
 -- Returns whether the account's window is so empty that a worker shall fill it; one is asked at a time. The item that
 -- ends is still in it.
 local function wants_feed(root, account, record, now)
-  if not record.low or redis.call('ZCARD', unfinished_key(root, account, 'batch')) - 1 > record.low then return false end
+  local is_low = record.low and redis.call('ZCARD', unfinished_key(root, account, 'batch')) - 1 <= record.low
+  if not is_low then return false end
   local has_left = batches.has_left(record) and batches.may_feed(record)
   if not has_left and redis.call('ZCARD', open_batches_key(root, account)) < 2 then return false end
   local totals = account_totals_key(root, account)

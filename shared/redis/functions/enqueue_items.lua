@@ -37,8 +37,9 @@ end
 
 local function pack_message(id, entry, now)
   return cmsgpack.pack({
-    id = id, generation = id, content = entry.content, created = now, model = entry.model ~= AUTO and entry.model or nil,
-    metadata = entry.metadata, project = entry.project, media = entry.media,
+    id = id, generation = id, content = entry.content, created = now,
+    model = entry.model ~= AUTO and entry.model or nil, metadata = entry.metadata, project = entry.project,
+    media = entry.media,
   })
 end
 

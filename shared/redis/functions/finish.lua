@@ -22,6 +22,20 @@ local function update_session(session, generation, ending, now, tokens, pending,
   end
 end
 
+-- Stores the assistant's message of a generation of a session, or of one without (`is_alone`).
+local function store_answer(root, account, id, generation, ending, is_alone)
+  local chunk = turns_chunk_key(root, account, generation.session, generation.turn)
+  redis.call('HSET', chunk, generation.turn .. ':a', ending.assistant)
+  if is_alone then
+    redis.call('PEXPIRE', chunk, int(ending.keep[1]))
+    -- `restore` of a version that knows only sessions has put it behind a head that there is not.
+    redis.call('ZREM', waiting_key(root, account, generation.session), id)
+  end
+  if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
+    write_dead_letter(root, account, id, generation, ending)
+  end
+end
+
 -- Ends a generation, whoever ends it. `ending` holds: stage; assistant (the message's record); event (JSON) with its
 -- epoch and seq; cost in microcredits; keep (KeepTimes: ms of the record, of the events, of a dead letter, and how many
 -- dead letters); now in ms. If tokens were used: meter = {model, input, output, reasoning}. If it failed: failure, and
@@ -57,18 +71,7 @@ local function finish_generation(root, account, id, generation, ending)
   unpark(root, account, id, generation)
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
   local is_alone = has_no_session(id, generation)
-  if head or is_alone then
-    local chunk = turns_chunk_key(root, account, generation.session, generation.turn)
-    redis.call('HSET', chunk, generation.turn .. ':a', ending.assistant)
-    if is_alone then
-      redis.call('PEXPIRE', chunk, int(ending.keep[1]))
-      -- `restore` of a version that knows only sessions has put it behind a head that there is not.
-      redis.call('ZREM', waiting_key(root, account, generation.session), id)
-    end
-    if ending.stage == 'failed' and ending.failure and DEAD_CATEGORIES[ending.failure.category] then
-      write_dead_letter(root, account, id, generation, ending)
-    end
-  end
+  if head or is_alone then store_answer(root, account, id, generation, ending, is_alone) end
   if head then
     update_session(session, generation, ending, now, tokens, pending, bytes)
     redis.call('ZADD', sessions_key(root, account), now, generation.session)

@@ -8,8 +8,9 @@ end
 
 -- Ends a generation's hold: of the hold the cost is captured (`settled`), the rest returns to the balance, and a cost
 -- beyond the hold is noted as `overrun`. The same write adds `bytes` to what the account stores on a `side`. What an
--- `item` of a batch captures is written to the ledger with its chunk. Returns the captured microcredits. Example: of a hold of 100 and a cost of 30, 30 are settled and 70 go back; at a cost of
--- 120, 100 are settled, none go back, and 20 are overrun, which nobody pays.
+-- `item` of a batch captures is written to the ledger with its chunk. Returns the captured microcredits. Example: of a
+-- hold of 100 and a cost of 30, 30 are settled and 70 go back; at a cost of 120, 100 are settled, none go back, and 20
+-- are overrun, which nobody pays.
 local function settle_credits(root, account, id, generation, ending, side, bytes, item)
   local hold, cost = tonumber(generation.hold), ending.cost
   local captured = math.min(hold, cost)
