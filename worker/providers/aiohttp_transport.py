@@ -1,29 +1,31 @@
-"""The connections to an upstream: httpx's transport interface over aiohttp.
+"""The connections to an upstream, over aiohttp.
 
 Owns the connections, each used by one call at a time and then by the next, and the one table from
 aiohttp's errors to failures. Refuses to queue: the worker bounds the number of concurrent calls.
-Of httpx it has the interface and the data types of requests and responses, not the errors.
 
-DESIGN. httpx's own transport spends 100 to 200 us of CPU on each chunk that arrives by itself, as
-tokens do; aiohttp, whose parser is in C, a third of that, and a third on a whole short answer.
+DESIGN. httpx's transport spends 100 to 200 us of CPU on each chunk that arrives by itself, as
+tokens do; aiohttp, whose parser is in C, a third of that, and a third on a whole short answer. Also
+httpx's types of a request and a response cost a sixth of a short answer, so they are not used:
+headers are parsed only where they are read.
 """
 
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import httpx
-from typing_extensions import override
+from yarl import URL
 
 from shared.errors import ConfigurationError
 from worker.providers.refusals import Classification
 
 _IDLE_SECONDS: Final = 15.0
 _OUR_HEADERS: Final = frozenset({"accept", "accept-encoding", "user-agent", "content-type"})
+_NO_ENCODING: Final = frozenset({b"", b"identity"})
 
 _SILENT: Final[Classification] = ("timeout", "PROVIDER_SILENT", "backoff")
 _CONNECT_FAILED: Final[Classification] = ("overloaded", "CONNECT_FAILED", "backoff")
@@ -66,52 +68,106 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
-class AiohttpTransport(httpx.AsyncBaseTransport):
+class ResponseBody(Protocol):
+    """The body of a response, in pieces as they arrive."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield each piece. Raises TransportError."""
+
+    async def aclose(self) -> None:
+        """Leave the connection: to the next call, if the body was read to its end."""
+
+
+class ResponseHead:
+    """The status and the headers of a response; `raw_headers` are as they were received."""
+
+    def __init__(self, status_code: int, raw_headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self.status_code = status_code
+        self.raw_headers = raw_headers
+
+    @cached_property
+    def headers(self) -> httpx.Headers:
+        """The headers, by their names in any case."""
+        return httpx.Headers(list(self.raw_headers))
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the body is compressed."""
+        return any(
+            name.lower() == b"content-encoding" and value.strip().lower() not in _NO_ENCODING
+            for name, value in self.raw_headers
+        )
+
+
+class UpstreamRequest:
+    """What the requests to one URL have in common; only their content differs."""
+
+    def __init__(
+        self, method: str, url: str, headers: Mapping[str, str], *, connect_seconds: float
+    ) -> None:
+        self.method = method
+        self.url = URL(url)
+        self.headers = headers
+        self.connect_seconds = connect_seconds
+
+
+class Transport(Protocol):
+    """Sends requests to an upstream; only tests have another one than `AiohttpTransport`."""
+
+    async def send(
+        self, request: UpstreamRequest, content: bytes, /, *, read_seconds: float
+    ) -> tuple[ResponseHead, ResponseBody]:
+        """Send a request; return the response's head once it has arrived, and its body."""
+
+    async def close(self) -> None:
+        """Close the idle connections."""
+
+
+class AiohttpTransport:
     """A transport in which calls never wait for each other."""
 
     def __init__(self) -> None:
         self._tls = _tls()
         self._client_session: aiohttp.ClientSession | None = None
 
-    @override
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def send(
+        self, request: UpstreamRequest, content: bytes, /, *, read_seconds: float
+    ) -> tuple[ResponseHead, ResponseBody]:
         """Send a request on an idle connection, or on a new one.
 
         The upstream may close an idle connection at the moment in which it is reused: a request
         that is cut off on a reused connection before its response has begun is sent once more.
         Raises TransportError.
         """
+        limits = aiohttp.ClientTimeout(sock_connect=request.connect_seconds, sock_read=read_seconds)
         connection_use = SimpleNamespace(is_reused=False)
         try:
-            response = await self._send(request, connection_use)
+            response = await self._send(request, content, limits, connection_use)
         except TransportError as error:
             if error.classification != STREAM_CUT or not connection_use.is_reused:
                 raise
-            response = await self._send(request, connection_use)
-        return httpx.Response(
-            response.status, headers=list(response.raw_headers), stream=_ResponseStream(response)
-        )
+            response = await self._send(request, content, limits, connection_use)
+        return ResponseHead(response.status, response.raw_headers), _ResponseBody(response)
 
     async def _send(
-        self, request: httpx.Request, connection_use: SimpleNamespace
+        self,
+        request: UpstreamRequest,
+        content: bytes,
+        limits: aiohttp.ClientTimeout,
+        connection_use: SimpleNamespace,
     ) -> aiohttp.ClientResponse:
-        timeouts = request.extensions.get("timeout", {})
         with _translated_errors():
             return await self._session().request(
                 request.method,
-                str(request.url),
-                data=request.content,
-                # `headers.multi_items()` takes ten times as long.
-                headers=[(name.decode(), field.decode()) for name, field in request.headers.raw],
+                request.url,
+                data=content,
+                headers=request.headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    sock_connect=timeouts.get("connect"), sock_read=timeouts.get("read")
-                ),
+                timeout=limits,
                 trace_request_ctx=connection_use,
             )
 
-    @override
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """Close the idle connections."""
         if self._client_session is not None:
             await self._client_session.close()
@@ -133,19 +189,19 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
         return self._client_session
 
 
-class _ResponseStream(httpx.AsyncByteStream):
+class _ResponseBody:
     """A response's body; its connection is reused if the body was read to its end."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
-    @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        read = self._response.content.readany
         with _translated_errors():
-            async for piece in self._response.content.iter_any():
+            # Not `iter_any`, which adds a coroutine to each piece, as tokens are.
+            while piece := await read():
                 yield piece
 
-    @override
     async def aclose(self) -> None:
         # In the middle of a response the connection cannot be reused.
         if self._response.content.at_eof():

@@ -16,7 +16,7 @@ import msgspec
 from shared.clock import Clock, SystemClock
 from shared.errors import Failure, ProviderError, Retry
 from shared.settings import Secret
-from worker.providers.aiohttp_transport import TransportError
+from worker.providers.aiohttp_transport import ResponseHead, TransportError
 from worker.providers.finish_reasons import AnswerFailedError
 from worker.providers.quoted_words import quotable_words
 from worker.providers.rate_limit_headers import RateLimits, read_rate_limits
@@ -119,7 +119,7 @@ class FailureTranslator:
         self._key = key
         self._host = host
 
-    def refusal(self, response: httpx.Response, head: bytes) -> ProviderError:
+    def refusal(self, response: ResponseHead | httpx.Response, head: bytes) -> ProviderError:
         """Return the error of a status other than 200; `head` is the beginning of the body."""
         explanation, now = RefusalExplanation.from_body(head), self._now()
         after = find_retry_after(response.headers, explanation, now=now)
@@ -135,9 +135,9 @@ class FailureTranslator:
         error.limits = read_rate_limits(response.headers, now=now)
         return error
 
-    def check_encoding(self, response: httpx.Response) -> None:
+    def check_encoding(self, response: ResponseHead) -> None:
         """Refuse a compressed body, which was not asked for. Raises ProviderError."""
-        if response.headers.get("content-encoding", "").lower() not in {"", "identity"}:
+        if response.is_compressed:
             raise self.error(("provider_error", "COMPRESSED_RESPONSE", "never"))
 
     def error(

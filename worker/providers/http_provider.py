@@ -18,7 +18,11 @@ from shared.settings import ModelSettings, ProviderSettings, Secret
 from worker.providers.aiohttp_transport import (
     STREAM_CUT,
     AiohttpTransport,
+    ResponseBody,
+    ResponseHead,
+    Transport,
     TransportError,
+    UpstreamRequest,
     check_base_url,
 )
 from worker.providers.contract import ChatRequest, Dialect, KeepAlive, Part, Reader
@@ -48,11 +52,12 @@ class HttpProvider:
         dialect: Dialect,
         settings: ProviderSettings,
         key: Secret | None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         check_base_url(settings.base_url, f"providers.{settings.name}.base_url")
         self._dialect = dialect
         self._settings = settings
+        # Its repr hides the key.
         self._headers = httpx.Headers(_HEADERS | dialect.headers(key))
         self._failures = FailureTranslator(
             settings.name,
@@ -60,21 +65,21 @@ class HttpProvider:
             key=key,
             host=httpx.URL(settings.base_url).host,
         )
-        self._transport = transport or AiohttpTransport()
-        self._urls: dict[str, httpx.URL] = {}
-        self._last_headers: dict[str, httpx.Headers] = {}
+        self._transport: Transport = transport or AiohttpTransport()
+        self._requests: dict[str, UpstreamRequest] = {}
+        self._last_heads: dict[str, ResponseHead] = {}
 
     async def close(self) -> None:
         """Close the upstream's connections."""
-        await self._transport.aclose()
+        await self._transport.close()
 
     def limits_of(self, model: ModelSettings, *, now: float) -> RateLimits | None:
         """Return the rate limits in the last response for a model; `now` is in Unix seconds.
 
-        Headers are stored unread and parsed here only, so that calls cost nothing more.
+        Headers are parsed here only, so that calls cost nothing more.
         """
-        last_headers = self._last_headers.get(model.upstream)
-        return read_rate_limits(last_headers, now=now) if last_headers is not None else None
+        last = self._last_heads.get(model.upstream)
+        return read_rate_limits(last.headers, now=now) if last is not None else None
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of an answer. Raises ProviderError, also for one that breaks off."""
@@ -103,10 +108,10 @@ class HttpProvider:
 
     def _first_sign_of_life(self, model: ModelSettings) -> KeepAlive:
         """Return the first sign of life, with the rate limits if few calls remain."""
-        headers = self._last_headers[model.upstream]
-        if not may_run_out(headers.raw):
+        last = self._last_heads[model.upstream]
+        if not may_run_out(last.raw_headers):
             return _KEEP_ALIVE
-        return KeepAlive(read_rate_limits(headers, now=_CLOCK.now_ms() / 1000))
+        return KeepAlive(read_rate_limits(last.headers, now=_CLOCK.now_ms() / 1000))
 
     def _last_parts(self, reader: Reader, rest: Sequence[bytes]) -> Iterator[Part]:
         """Yield what the end of the body adds. Raises ProviderError for an answer without end."""
@@ -117,43 +122,36 @@ class HttpProvider:
             raise self._failures.error(STREAM_CUT)
 
     @asynccontextmanager
-    async def _open(self, request: ChatRequest) -> AsyncIterator[httpx.AsyncByteStream]:
+    async def _open(self, request: ChatRequest) -> AsyncIterator[ResponseBody]:
         """Send the request; yield its response's body.
 
         The read timeout here is long; `receive_answer` enforces the shorter ones between parts.
         """
-        connect_seconds = self._settings.connect_seconds
-        silence_seconds = max(self._settings.idle_seconds, request.silence_seconds())
-        timeouts = {"connect": connect_seconds, "pool": connect_seconds, "read": silence_seconds}
-        response = await self._transport.handle_async_request(
-            httpx.Request(
-                "POST",
-                self._url(request.model),
-                headers=self._headers,
-                content=self._dialect.body(request),
-                extensions={"timeout": timeouts},
-            )
+        head, body = await self._transport.send(
+            self._request(request.model),
+            self._dialect.body(request),
+            read_seconds=max(self._settings.idle_seconds, request.silence_seconds()),
         )
-        self._last_headers[request.model.upstream] = response.headers
-        body = response.stream
-        assert isinstance(body, httpx.AsyncByteStream)  # noqa: S101  the transport's own word
+        self._last_heads[request.model.upstream] = head
         try:
-            await self._check_head(response, body)
+            if head.status_code != httpx.codes.OK:
+                raise self._failures.refusal(head, await _read_error_body(body))
+            # The content type is not checked.
+            self._failures.check_encoding(head)
             yield body
         finally:
             await body.aclose()
 
-    async def _check_head(self, response: httpx.Response, body: httpx.AsyncByteStream) -> None:
-        """Refuse an error status or a compressed body. The content type is not checked."""
-        if response.status_code != httpx.codes.OK:
-            raise self._failures.refusal(response, await _read_error_body(body))
-        self._failures.check_encoding(response)
-
-    def _url(self, model: ModelSettings) -> httpx.URL:
+    def _request(self, model: ModelSettings) -> UpstreamRequest:
         path = self._dialect.path(model)
-        if path not in self._urls:
-            self._urls[path] = httpx.URL(self._settings.base_url.rstrip("/") + path)
-        return self._urls[path]
+        if path not in self._requests:
+            self._requests[path] = UpstreamRequest(
+                "POST",
+                str(httpx.URL(self._settings.base_url.rstrip("/") + path)),
+                dict(self._headers),
+                connect_seconds=self._settings.connect_seconds,
+            )
+        return self._requests[path]
 
 
 @contextmanager
@@ -174,7 +172,7 @@ async def _drain(chunks: AsyncIterator[bytes]) -> None:
                 pass
 
 
-async def _read_error_body(body: httpx.AsyncByteStream) -> bytes:
+async def _read_error_body(body: ResponseBody) -> bytes:
     """Return the beginning of an error's body, bounded in bytes and time."""
     head = b""
     with suppress(TransportError, TimeoutError):

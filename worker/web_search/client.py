@@ -19,7 +19,12 @@ from shared.errors import Category, ProviderError
 from shared.search_settings import SearchSettings
 from shared.settings import ProviderSettings, Secret
 from shared.telemetry import logs
-from worker.providers.aiohttp_transport import AiohttpTransport, check_base_url
+from worker.providers.aiohttp_transport import (
+    AiohttpTransport,
+    ResponseBody,
+    UpstreamRequest,
+    check_base_url,
+)
 from worker.providers.citations import Citations
 from worker.providers.failures import FailureTranslator
 from worker.providers.refusals import Classification
@@ -60,14 +65,14 @@ class SearchClient:
         self.name = settings.service
         self._settings = settings
         self._api = KINDS[settings.service]
-        self._headers = httpx.Headers(_HEADERS | self._api.headers(key))
+        self._headers = _HEADERS | self._api.headers(key)
         self._url = httpx.URL((settings.base_url or self._api.base_url).rstrip("/"))
         self._failures = FailureTranslator(settings.service)
         self._transport = AiohttpTransport()
 
     async def close(self) -> None:
         """Close the service's connections."""
-        await self._transport.aclose()
+        await self._transport.close()
 
     async def search(self, query: str, seconds: float) -> tuple[Result, ...]:
         """Return the first results, each page once, within `seconds`. Raises ProviderError.
@@ -87,30 +92,26 @@ class SearchClient:
 
     async def _send(self, query: str) -> bytes:
         """Send the request; return the whole body of its response."""
-        response = await self._transport.handle_async_request(self._request(query))
-        body = response.stream
-        assert isinstance(body, httpx.AsyncByteStream)  # noqa: S101  the transport's own word
+        search = self._api.build_request(query, self._settings.results_max)
+        request = UpstreamRequest(
+            "GET" if search.body is None else "POST",
+            str(httpx.URL(str(self._url) + search.path, params=search.parameters or None)),
+            self._headers,
+            connect_seconds=self._settings.seconds,
+        )
+        head, body = await self._transport.send(
+            request, search.body or b"", read_seconds=self._settings.seconds
+        )
         try:
-            if response.status_code != httpx.codes.OK:
+            if head.status_code != httpx.codes.OK:
                 # The status is enough; the body may be of any length.
-                if response.status_code in _DEPLOYMENT_FAULTS:
-                    raise self._failures.error(_DEPLOYMENT_FAULTS[response.status_code])
-                raise self._failures.refusal(response, b"")
-            self._failures.check_encoding(response)
+                if head.status_code in _DEPLOYMENT_FAULTS:
+                    raise self._failures.error(_DEPLOYMENT_FAULTS[head.status_code])
+                raise self._failures.refusal(head, b"")
+            self._failures.check_encoding(head)
             return await _read_body(body)
         finally:
             await body.aclose()
-
-    def _request(self, query: str) -> httpx.Request:
-        search = self._api.build_request(query, self._settings.results_max)
-        seconds = self._settings.seconds
-        return httpx.Request(
-            "GET" if search.body is None else "POST",
-            httpx.URL(str(self._url) + search.path, params=search.parameters or None),
-            headers=self._headers,
-            content=search.body,
-            extensions={"timeout": {"connect": seconds, "pool": seconds, "read": seconds}},
-        )
 
     def _read(self, body: bytes) -> tuple[Result, ...]:
         """Return the results of a response, each page once."""
@@ -169,7 +170,7 @@ def connect(settings: SearchSettings, environment: Mapping[str, str]) -> SearchC
     return SearchClient(settings, key)
 
 
-async def _read_body(body: httpx.AsyncByteStream) -> bytes:
+async def _read_body(body: ResponseBody) -> bytes:
     """Return a whole body. Raises TooLargeError."""
     received = bytearray()
     async for chunk in body:

@@ -6,7 +6,6 @@ Owns the request, which is always the same, and the timeouts of the adapters und
 import time
 from typing import Final
 
-import httpx
 import msgspec
 
 from shared.errors import ProviderError
@@ -16,6 +15,7 @@ from shared.wire.message import Citation
 from tests.worker.providers.dialect_row import MODEL, Dialect
 from tests.worker.providers.upstream import Script, Upstream
 from worker.providers import http_provider as provider
+from worker.providers.aiohttp_transport import Transport
 from worker.providers.contract import (
     ChatRequest,
     Ended,
@@ -112,7 +112,7 @@ def connect(
     dialect: Dialect,
     url: str,
     seconds: float = PATIENT_SECONDS,
-    lines: httpx.AsyncBaseTransport | None = None,
+    lines: Transport | None = None,
 ) -> provider.HttpProvider:
     """Return an adapter of an upstream at `url`, with these timeouts."""
     settings = ProviderSettings(

@@ -5,33 +5,42 @@ For tests that call thousands of times. Its only failure is a connection that br
 
 from collections.abc import AsyncIterator
 
-import httpx
-from typing_extensions import override
+from worker.providers.aiohttp_transport import (
+    STREAM_CUT,
+    ResponseHead,
+    TransportError,
+    UpstreamRequest,
+)
 
-from worker.providers.aiohttp_transport import STREAM_CUT, TransportError
 
-
-class MemoryTransport(httpx.AsyncBaseTransport):
-    """A transport of httpx; `reads` are what the next answer's body comes in."""
+class MemoryTransport:
+    """A transport; `reads` are what the next answer's body comes in."""
 
     def __init__(self) -> None:
         self.reads: list[bytes] = []
         self.is_cut = False
 
-    @override
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        reads = _ReadStream(self.reads, is_cut=self.is_cut)
-        return httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=reads)
+    async def send(
+        self, _request: UpstreamRequest, _content: bytes, *, read_seconds: float
+    ) -> "tuple[ResponseHead, _ReadStream]":
+        assert read_seconds > 0
+        headers = [(b"content-type", b"text/event-stream")]
+        return ResponseHead(200, headers), _ReadStream(self.reads, is_cut=self.is_cut)
+
+    async def close(self) -> None:
+        pass
 
 
-class _ReadStream(httpx.AsyncByteStream):
+class _ReadStream:
     def __init__(self, reads: list[bytes], *, is_cut: bool) -> None:
         self._reads = reads
         self._is_cut = is_cut
 
-    @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for read in self._reads:
             yield read
         if self._is_cut:
             raise TransportError(STREAM_CUT, "the connection was cut")
+
+    async def aclose(self) -> None:
+        pass

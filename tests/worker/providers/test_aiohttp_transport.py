@@ -4,14 +4,13 @@ import asyncio
 from types import SimpleNamespace
 
 import aiohttp
-import httpx
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
 from tests.support.waiting import until
 from tests.worker.providers.calls import Call, listen
 from tests.worker.providers.upstream import Line, Upstream, chunked, held, whole
-from worker.providers.aiohttp_transport import AiohttpTransport, TransportError
+from worker.providers.aiohttp_transport import AiohttpTransport, TransportError, UpstreamRequest
 
 _KEY = ConnectionKey("up", 443, True, True, None, None, None)
 
@@ -112,6 +111,7 @@ async def test_failed_connection_is_classified_and_only_a_cut_reused_one_is_trie
 ) -> None:
     sent = 0
     transport = AiohttpTransport()
+    request = UpstreamRequest("POST", "http://up/v1", {}, connect_seconds=1.0)
 
     async def fail(*_: object, trace_request_ctx: SimpleNamespace, **__: object) -> None:
         nonlocal sent
@@ -121,8 +121,8 @@ async def test_failed_connection_is_classified_and_only_a_cut_reused_one_is_trie
 
     monkeypatch.setattr(transport._session(), "request", fail)
     with pytest.raises(TransportError) as raised:
-        await transport.handle_async_request(httpx.Request("POST", "http://up/v1"))
-    await transport.aclose()
+        await transport.send(request, b"", read_seconds=1.0)
+    await transport.close()
     assert raised.value.classification[1] == code
     assert raised.value.__cause__ is error
     assert sent == 1 + (repeats if is_reused else 0)
