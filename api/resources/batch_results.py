@@ -124,7 +124,9 @@ class _Download:
     async def _by_input(self, batch: Batch) -> AsyncGenerator[list[_Item], None]:
         """Yield items in input order, up to the first that has not ended."""
         after, reader = self._wanted.after, self._state.batch_results
-        chunk = await reader.first_chunk_after_line(self._ref, batch, after) if batch.chunks else 0
+        if batch.state == "validating" or not batch.chunks:
+            return
+        chunk = await reader.first_chunk_after_line(self._ref, batch, after)
         while chunk < batch.chunks:
             found = await reader.read(self._ref, batch, chunk)
             ended = list(_ended(found.results, is_partial=self._wanted.is_partial))
@@ -152,11 +154,13 @@ class _Download:
         while index < batch.total:
             chunk = await self._state.batch_results.chunk_of(self._ref, batch, index)
             found = await self._state.batch_results.read(self._ref, batch, chunk)
+            batch = await self._refreshed()
             rest = found.results[index - found.first :]
             seq = batch.seq + 1 + index - batch.position
             yield [_Item(each, seq + at) for at, each in enumerate(rest) if each is not None]
+            if not rest:
+                return
             index += len(rest)
-            batch = await self._refreshed()
 
     async def _looked_up(self, batch: Batch, after: int, indexes: Sequence[int]) -> list[_Item]:
         """Return the items with these indexes that ended there last; each chunk is read once."""
@@ -167,7 +171,7 @@ class _Download:
         items: list[_Item] = []
         for chunk, wanted in by_chunk.items():
             found = await self._state.batch_results.read(self._ref, batch, chunk)
-            for seq, index in wanted:
+            for seq, index in wanted if found.results else ():
                 result = found.results[index - found.first]
                 if result is not None and result.seq == seq:
                     items.append(_Item(result, seq))

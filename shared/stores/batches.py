@@ -54,7 +54,10 @@ class BatchRef(NamedTuple):
 
 
 class ChunkResults(NamedTuple):
-    """A chunk's results in input order, None where an item has not ended; `first` is its index."""
+    """A chunk's results in input order, None where an item has not ended; `first` is its index.
+
+    A batch that is deleted meanwhile has none.
+    """
 
     first: int
     results: list[ItemResult | None]
@@ -100,6 +103,8 @@ class BatchResults:
     async def read(self, ref: BatchRef, batch: Batch, chunk: int) -> ChunkResults:
         """Return what a chunk's items have come to by now."""
         starts = await self._load_starts(ref, batch)
+        if not 0 <= chunk < len(starts):
+            return ChunkResults(0, [])
         first = starts[chunk]
         end = starts[chunk + 1] if chunk + 1 < len(starts) else batch.total
         results = await self._folded(ref, chunk, end - first)
@@ -136,8 +141,8 @@ class BatchResults:
         if known is None:
             known = _numbers(await self._redis.call("GET", keys.BATCH_STARTS(*ref)) or b"")
             if len(known) < batch.chunks:
-                # Deleted meanwhile: a chunk that holds nothing.
-                return known or [0]
+                # Deleted meanwhile, the last chunks first.
+                return known
             self._starts[ref.id] = known
             if len(self._starts) > _STARTS_KEPT:
                 self._starts.popitem(last=False)

@@ -7,6 +7,7 @@ from typing import Final
 from tests.bench import (
     adapters,
     backlog,
+    batch_download,
     cancel,
     conversations,
     engine,
@@ -56,6 +57,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "policy": _policy,
     "parked": parked.measure,
     "pages": pages.measure,
+    "batch_download": batch_download.measure,
 }
 
 

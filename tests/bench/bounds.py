@@ -116,3 +116,11 @@ LATE_SHARE: Final = 0.05
 LATE_UNKNOWN_SHARE: Final = 0.5
 # Polls: this many, and one for each doubling of the duration.
 POLLS_BASE: Final = 4
+
+# batch_download: results of a batch, by one front.
+# Short lines, for a second of its CPU: a million in less than a minute.
+DOWNLOADED_LINES: Final = 20_000
+# A chunk and a few pieces of the answer are in memory, whatever the size of the batch.
+DOWNLOAD_MIB: Final = 16
+# Persons do not notice that somebody downloads.
+BESIDE_DOWNLOAD: Final = 1.1

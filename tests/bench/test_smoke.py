@@ -5,6 +5,7 @@ import pytest
 from tests.bench import (
     adapters,
     backlog,
+    batch_download,
     cancel,
     conversations,
     engine,
@@ -125,3 +126,10 @@ async def test_followers() -> None:
 
 def test_policy() -> None:
     _check(poll_policy.measure(clients=4), len(poll_policy.WORLDS))
+
+
+async def test_batch_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_download, "_PAIR_SECONDS", 0.1)
+    found = await batch_download.measure(items=300, pairs=1)
+    _check(found, 7)
+    assert [figure.is_met for figure in found[1:6:2]] == [True] * 3
