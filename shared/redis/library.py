@@ -133,9 +133,10 @@ def render() -> tuple[str, str]:
     shared = {name: (folder / f"{name}.lua").read_text(encoding="utf-8") for name in SHARED}
     texts = shared | sources()
     words = {name: _words(text) for name, text in texts.items()}
-    constants = {name: f"local {name} = {_lua(value)}" for name, value in _constants().items()}
+    lines = {f"{name}_key": key.lua(name) for name, key in keys.FAMILIES.items()}
+    lines |= {name: f"local {name} = {_lua(value)}" for name, value in _constants().items()}
     users = Counter(word for each in words.values() for word in each)
-    scopes = {name: _in_scope(text, words[name], constants) for name, text in texts.items()}
+    scopes = {name: _in_scope(text, words[name], lines) for name, text in texts.items()}
     for name, text in shared.items():
         exported = {each for each in _defined(text) if users[each] > 1}
         scopes[name] = _export(scopes[name], exported)
@@ -194,11 +195,9 @@ def _defined(text: str) -> set[str]:
     return {name for found in _DEFINITION.finditer(text) for name in found["names"].split(", ")}
 
 
-def _in_scope(text: str, words: AbstractSet[str], constants: Mapping[str, str]) -> str:
-    """Return a text in a scope of its own, with the keys and the constants that it names."""
-    names = [key.lua(name) for name, key in keys.FAMILIES.items() if f"{name}_key" in words]
-    names += [line for name, line in constants.items() if name in words]
-    return "\n".join(("do", *names, text, "end"))
+def _in_scope(text: str, words: AbstractSet[str], lines: Mapping[str, str]) -> str:
+    """Return a text in a scope of its own, with the lines of the names that it uses."""
+    return "\n".join(("do", *(lines[name] for name in lines if name in words), text, "end"))
 
 
 def _export(scope: str, names: AbstractSet[str]) -> str:
