@@ -17,6 +17,7 @@ from shared.routing.choose import after_failure
 from shared.settings import ModelSettings
 from shared.telemetry import logs
 from shared.wire import event as events
+from shared.wire.conversation import CallPart
 from shared.wire.message import Usage
 from worker.outcome import Failed, Outcome, Retry
 from worker.parking import resource_of
@@ -195,16 +196,21 @@ async def _call_until_ended(run: Run, built: BuiltRequest, *, is_retry: bool) ->
         before = run.usage or before
         request = msgspec.structs.replace(request, so_far=received.so_far)
     run.finish_reason = received.reason or "stop"
-    if run.writer.text() or run.media or _is_answered_by_calls(run):
+    if run.writer.text() or run.media or _is_answered_by_calls(run, request):
         return
     run.has_no_answer = True
     raise no_answer_error(request, received.reason)
 
 
-def _is_answered_by_calls(run: Run) -> bool:
-    """Tell whether calls of tools are the answer; a caller is shown them also if they are cut."""
-    is_end = run.finish_reason == "tool_calls"
-    return bool(run.call_ids) and (is_end or bool(run.submission.tools))
+def _is_answered_by_calls(run: Run, request: ChatRequest) -> bool:
+    """Tell whether calls of tools are the answer: of the caller's own, also if they are cut.
+
+    Calls of the deployment's tools are answered by another round, and others by nobody.
+    """
+    if run.submission.tools:
+        own = {tool.name for tool in run.submission.tools}
+        return any(isinstance(part, CallPart) and part.tool in own for _, part in run.parts)
+    return bool(request.tools and run.call_ids) and run.finish_reason == "tool_calls"
 
 
 async def _call_once(

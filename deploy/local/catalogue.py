@@ -34,6 +34,7 @@ summary = "A very small model on this machine's CPU: quick, and often wrong."
 aliases = ["gpt-4o"]
 context_window = {context_tokens}
 max_output_tokens = 512
+capabilities = ["json"]
 input_rate = 0.5
 output_rate = 2.0
 strengths = {{general = 0.2, writing = 0.2, code = 0.1, analysis = 0.1, math = 0.05}}

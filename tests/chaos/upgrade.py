@@ -7,7 +7,7 @@ a process logged an error or ended badly.
 
 DESIGN. The accounts are created by the old checkout's command, so that their records are as it
 writes them. A second provider takes few calls at a time and refuses some, so that turns wait for
-it.
+it. Before the newer workers leave, what only they take has ended, as an operator waits for it, too.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from shared.redis import keys, library
 from shared.redis.client import Redis
 from shared.settings import RedisSettings
 from shared.wire.account import MICROCREDITS_PER_CREDIT
+from shared.wire.submission import PLAIN_WIRE, TURN_WIRE
 from tests.chaos import invariants, records
 from tests.chaos.checkouts import KINDS, Checkout, CheckoutProcesses
 from tests.chaos.evidence import Evidence, Finding
@@ -48,6 +49,7 @@ _WORDS: Final = (2, 25)
 _PACE: Final = (0.01, 0.08)
 _REFUSALS: Final = 0.05
 _IDLE_SECONDS: Final = 90.0
+_DRAIN_SECONDS: Final = 120.0
 _SHOWN_MAX: Final = 30
 _SETTINGS: Final = """
 [redis]
@@ -121,7 +123,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(NamedTuple):
-    """The results of a run."""
+    """The results of a run; `unfinished_max` counts by wire what was unfinished at a time."""
 
     seconds: float
     sent: int
@@ -129,6 +131,7 @@ class Report(NamedTuple):
     attempts: int
     kills: Mapping[str, int]
     seen: Mapping[str, int]
+    unfinished_max: Mapping[int, int]
     logged: Mapping[tuple[str, str, str], int]
     complaints: list[str]
     findings: list[Finding]
@@ -164,6 +167,7 @@ class _UpgradeRun:
         self._clock = SystemClock()
         self._old = Checkout("old", plan.old)
         self._new = Checkout("new", plan.new)
+        self.unfinished_max: Counter[int] = Counter()
 
     async def run(self) -> None:
         """Upgrade, downgrade until nothing is unfinished, and maybe upgrade again."""
@@ -177,9 +181,12 @@ class _UpgradeRun:
             await self._inject_faults()
             await self._add(self._old)
             await self._inject_faults()
-            # What only newer workers take has ended before none is left.
             self._clients.sends_newer = False
             await self._inject_faults()
+            # What only newer workers take must have ended before none is left.
+            await waiting.until(
+                self._has_no_newer_work, _DRAIN_SECONDS, what="the newer work's end"
+            )
             await self._fleet.stop_all(self._new)
             await self._inject_faults()
         if self._plan.upgrades_again:
@@ -204,6 +211,7 @@ class _UpgradeRun:
         ends = self._clock.monotonic() + self._plan.seconds / 8
         while self._clock.monotonic() < ends:
             await self._clock.sleep(self._plan.kill_seconds)
+            self.unfinished_max |= await self._unfinished()
             await self._fleet.kill_one()
 
     @asynccontextmanager
@@ -222,6 +230,19 @@ class _UpgradeRun:
         with self._server.raw_client() as raw_client:
             left = invariants.dump(raw_client, self._settings)
         self._clients.complaints += [f"not ended: {each}" for each in left]
+
+    async def _has_no_newer_work(self) -> bool:
+        return not self._clients.newer_unsent and TURN_WIRE not in await self._unfinished()
+
+    async def _unfinished(self) -> Counter[int]:
+        """Count the unfinished generations by their wire."""
+        found: Counter[int] = Counter()
+        for root in records.roots(self._settings):
+            for member in await self._redis.call("ZRANGE", keys.DEADLINES(root), 0, -1):
+                record = keys.GENERATION(root, *member.decode().split(":", 1))
+                # It may have ended meanwhile.
+                found[int(await self._redis.call("HGET", record, "wire") or PLAIN_WIRE)] += 1
+        return found
 
     async def _is_idle(self) -> bool:
         names = [keys.DEADLINES(root) for root in records.roots(self._settings)]
@@ -251,7 +272,8 @@ async def run(plan: Plan) -> Report:
         mixed_clients = MixedClients(
             fleet, evidence, api_keys, deleting_account=_DELETING_ACCOUNT, seed=plan.seed
         )
-        await _UpgradeRun(plan, server, settings, redis, fleet, mixed_clients).run()
+        upgrade_run = _UpgradeRun(plan, server, settings, redis, fleet, mixed_clients)
+        await upgrade_run.run()
         await library.load(redis)
         await _recount_stored(redis, settings)
         with server.raw_client() as raw_client:
@@ -266,6 +288,7 @@ async def run(plan: Plan) -> Report:
             attempts=sum(tally.attempts.values()),
             kills=fleet.kills,
             seen=mixed_clients.seen,
+            unfinished_max=upgrade_run.unfinished_max,
             logged=fleet.logged(),
             complaints=mixed_clients.complaints + fleet.bad_exits,
             findings=[each for each in found if each.about not in _keys_emptied_later(settings)],
@@ -378,6 +401,8 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "attempts", f"{report.attempts:,}"
     yield "killed with -9", _counts(report.kills)
     yield "requests and responses", _counts(report.seen)
+    by_wire = {f"of wire {wire}": count for wire, count in report.unfinished_max.items()}
+    yield "unfinished at a time", _counts(by_wire)
     for (who, level, event), count in sorted(report.logged.items()):
         yield f"logged by {who}", f"{count} times, {level}: {event}"
     yield "invariants broken", _counts(broken) or "none"

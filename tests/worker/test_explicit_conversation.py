@@ -228,6 +228,19 @@ async def test_answer_of_calls_alone_is_completed(
     assert ended.assistant.parts == (CallPart("c1", "clock", arguments),)
 
 
+@pytest.mark.parametrize("tools", [(), (_TOOL,)], ids=["no tools", "another tool"])
+async def test_answer_of_calls_that_nobody_offered_is_empty(
+    attempts: Attempts,
+    front: Front,
+    provider: ScriptedProvider,
+    tools: tuple[ToolDefinition, ...],
+) -> None:
+    attempts.change_models(capabilities=("tools",))
+    provider.script.append(ScriptedAnswer(text="", calls=(("c1", "radio", "{}"),)))
+    ended = await _answered(attempts, front, _message("user", "Noon?"), tools=tools)
+    assert (ended.stage, _code(ended)) == ("failed", "EMPTY_ANSWER")
+
+
 async def test_plain_answer_keeps_no_parts(
     attempts: Attempts, front: Front, provider: ScriptedProvider
 ) -> None:

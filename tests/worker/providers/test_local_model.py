@@ -1,17 +1,24 @@
 """The adapters against a real server of their dialects: llama.cpp with the local model."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Final
 
 import httpx
+import msgspec
 import pytest
 
+from deploy.local import catalogue
 from deploy.local.model import UPSTREAM
 from shared.errors import ProviderError
+from shared.routing.needs import first_lack, needs
+from shared.search_settings import SearchSettings
 from shared.settings import ModelSettings, ProviderSettings
+from shared.wire.conversation import AnswerForm
+from shared.wire.submission import Submission
 from tests.support.processes import Process, free_port
 from tests.support.waiting import until
 from worker.providers.contract import (
@@ -29,6 +36,18 @@ from worker.providers.registry import DIALECTS
 _MODEL: Final = ModelSettings(identifier="local", provider="local", upstream=UPSTREAM)
 # Of ours, those that the server speaks.
 _SPOKEN: Final = ("openai", "anthropic")
+# Words that no model of this size would choose by itself.
+_COLOURS: Final = ("xanthic", "gules")
+_COLOUR: Final = AnswerForm(
+    kind="json_schema",
+    name="colour",
+    schema={
+        "type": "object",
+        "properties": {"colour": {"enum": list(_COLOURS)}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    },
+)
 
 
 @pytest.fixture
@@ -94,7 +113,29 @@ async def _try(provider: HttpProvider) -> None:
     assert refused.value.failure.code == "CONTEXT_TOO_LONG"
 
 
+async def _try_forms(provider: HttpProvider, folder: Path) -> None:
+    """Hold the server to the forms that its entry in the catalogue promises."""
+    settings_file = folder / "local.toml"
+    settings_file.write_text(catalogue.render(9))
+    (model,) = catalogue.read({"POLLUX_CONFIG": str(settings_file)}).models
+    for form in (_COLOUR, AnswerForm(kind="json_object")):
+        asked = Submission(session=None, form=form)
+        needed = needs(asked, SearchSettings())
+        assert needed == (form.kind,)
+        assert first_lack(model, "openai", needed) is None
+        request = msgspec.structs.replace(_ask("Name a colour.", 40), form=form)
+        parts = await _parts(provider, request)
+        text = "".join(part.text for part in parts if isinstance(part, Text))
+        # An object without a schema may be longer than the answer.
+        assert text.lstrip().startswith("{")
+        if form is _COLOUR:
+            assert json.loads(text)["colour"] in _COLOURS
+
+
 @pytest.mark.timeout(120)
-async def test_local_model_is_an_upstream_like_any_other(locals_: dict[str, HttpProvider]) -> None:
+async def test_local_model_is_an_upstream_like_any_other(
+    locals_: dict[str, HttpProvider], tmp_path: Path
+) -> None:
     for name in _SPOKEN:
         await _try(locals_[name])
+    await _try_forms(locals_["openai"], tmp_path)
