@@ -19,6 +19,7 @@ from api.guards.open_waits import OpenWaits
 from api.guards.rate_limits import RateLimits, allowances
 from api.guards.revocations import Revocations
 from api.live_fleet import LiveFleet
+from api.polling.batch_item import BatchItems
 from api.polling.eta import ModelDurations
 from api.polling.hints import Hints
 from api.polling.overdue import CurrentGenerations
@@ -130,7 +131,9 @@ def _wire(foundation: _Foundation, server_watch: ServerWatch, url_signer: UrlSig
     model_durations = ModelDurations(redis, catalogue_holder, clock)
     load_monitor = LoadMonitor(redis, settings.redis, clock)
     rejections = Rejections(settings.limits, load_monitor, model_durations, rate_limits)
-    generations = CurrentGenerations(redis, settings, live_fleet)
+    batch_results = BatchResults(redis)
+    batch_items = BatchItems(redis, batch_results, clock)
+    generations = CurrentGenerations(redis, settings, live_fleet, batch_items)
     return State(
         settings=settings,
         environment=foundation.environment,
@@ -161,7 +164,7 @@ def _wire(foundation: _Foundation, server_watch: ServerWatch, url_signer: UrlSig
         ),
         hints=Hints(model_durations, live_fleet, settings.retention.generation_seconds),
         generations=generations,
-        batch_results=BatchResults(redis),
+        batch_results=batch_results,
         subscriber=foundation.subscriber,
         streams=Streams(
             redis=redis,

@@ -12,7 +12,8 @@ import msgspec
 from api import errors
 from api.generation_ref import GenerationRef
 from api.live_fleet import LiveFleet
-from shared.errors import UnavailableError
+from api.polling.batch_item import BatchItems
+from shared.errors import Code, RequestError, UnavailableError
 from shared.redis import functions
 from shared.redis.client import Redis
 from shared.redis.functions import AlreadyEnded, CancelAsk, Cancelled, ExpireAsk, KeepTimes
@@ -24,15 +25,20 @@ from shared.wire.generation import Generation
 class CurrentGenerations:
     """Generations as they are now; one that is overdue has ended before it is returned."""
 
-    def __init__(self, redis: Redis, settings: Settings, live_fleet: LiveFleet) -> None:
+    def __init__(
+        self, redis: Redis, settings: Settings, live_fleet: LiveFleet, batch_items: BatchItems
+    ) -> None:
         self._redis = redis
         self._settings = settings
         self._live_fleet = live_fleet
+        self._batch_items = batch_items
 
     async def find(self, ref: GenerationRef) -> Generation | None:
-        """Return an account's generation, or None."""
+        """Return an account's generation, or None; an item of a batch may have no record."""
         generation = await generations.find(self._redis, *ref)
-        if generation is None or not await self._end_if_overdue(ref, generation):
+        if generation is None:
+            return await self._batch_items.find(ref)
+        if not await self._end_if_overdue(ref, generation):
             return generation
         return await generations.find(self._redis, *ref)
 
@@ -40,14 +46,15 @@ class CurrentGenerations:
         """Cancel a generation; with its lease expired and no worker alive, it ends at once.
 
         Raises:
-            RequestError: GENERATION_NOT_FOUND.
+            RequestError: GENERATION_NOT_FOUND; FEATURE_UNAVAILABLE for an item of a batch that has
+                not entered the queue.
 
         """
         root, account, generation = ref
         ask = CancelAsk.of(self._settings, account, generation)
         done = await functions.cancel(self._redis, root, ask)
         if done is None:
-            raise errors.unknown_generation()
+            return await self._ended_item(ref)
         if not isinstance(done, Cancelled) or done.refunded is not None:
             return done
         # The worker is asked to stop already, even if this second call fails.
@@ -57,6 +64,17 @@ class CurrentGenerations:
                 again = await functions.cancel(self._redis, root, end)
                 return again if isinstance(again, Cancelled) else done
         return done
+
+    async def _ended_item(self, ref: GenerationRef) -> AlreadyEnded:
+        item = await self._batch_items.find(ref)
+        if item is None:
+            raise errors.unknown_generation()
+        if item.is_final:
+            return AlreadyEnded(item.stage)
+        raise RequestError(
+            "The item waits in its batch; only the batch as a whole can be cancelled now.",
+            Code.FEATURE_UNAVAILABLE,
+        )
 
     async def _end_if_overdue(self, ref: GenerationRef, generation: Generation) -> bool:
         """End a generation that is overdue. Return whether it has ended by now."""

@@ -113,6 +113,11 @@ class BatchResults:
         await self._add_cut_off(ref, batch, chunk, ChunkResults(first, results))
         return ChunkResults(first, results)
 
+    async def asked_model(self, ref: BatchRef, chunk: int, place: int) -> str:
+        """Return the model that an item of a chunk asks for; empty where that is not known."""
+        names = await self._load_names(ref, chunk)
+        return names[place].model if place < len(names) else ""
+
     async def first_chunk_after_line(self, ref: BatchRef, batch: Batch, line: int) -> int:
         """Return the chunk of the first item after a line of the caller's file.
 

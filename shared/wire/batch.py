@@ -102,12 +102,13 @@ class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ItemName(msgspec.Struct, frozen=True):
-    """What a waiting item is called; read without the rest of it."""
+    """What a waiting item is called and asks for; read without the rest of it."""
 
     custom_id: str
     line: int
     fault: str = ""
     copy_of: int | None = None
+    model: str = ""
 
 
 class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -278,7 +278,7 @@ ENDPOINTS: Final = (
         limit="cancel",
         summary="Cancel a generation",
         replies=wire.CancelReply,
-        errors=(Code.GENERATION_NOT_FOUND, Code.ALREADY_FINISHED),
+        errors=(Code.GENERATION_NOT_FOUND, Code.ALREADY_FINISHED, Code.FEATURE_UNAVAILABLE),
     ),
     Endpoint(
         operation="list_models",
