@@ -36,7 +36,7 @@ def _check(figures: list[Figure], lines: int) -> None:
 
 
 async def test_front() -> None:
-    _check(await front.measure(runs=1, seconds=1.0), 4)
+    _check(await front.measure(runs=1, seconds=0.2), 4)
 
 
 async def test_backlog() -> None:
@@ -52,7 +52,7 @@ async def test_cancel() -> None:
 
 
 async def test_trips() -> None:
-    found = await trips.measure(posts=3, seconds=1.0)
+    found = await trips.measure(posts=2, seconds=0.3)
     _check(found, 4)
     assert "accept 1.00" in found[0].found
 

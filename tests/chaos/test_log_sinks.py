@@ -10,7 +10,7 @@ from tests.support.system import System, system
 
 __all__ = ["system"]
 
-pytestmark = [pytest.mark.each_once, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.timeout(60)
 
 WELL = Outcome(log_sinks.MESSAGES, is_healthy=True, has_ended=True)
 

@@ -11,8 +11,10 @@ from tests.support import command
 pytestmark = pytest.mark.timeout(180)
 
 
-async def test_the_demo_answers_and_leaves_nothing(tmp_path: Path) -> None:
-    """One command starts everything, holds a conversation with a real model, and cleans up."""
+async def test_the_demo_answers_although_a_worker_is_killed_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    """One command holds a conversation with a real model; a worker dies in the middle of it."""
     async with command.running("demo", cwd=tmp_path, environment={}) as demo:
         await demo.wait_for_line("Pollux is up at http://127.0.0.1:")
         assert set(demo.children()) == {
@@ -22,21 +24,13 @@ async def test_the_demo_answers_and_leaves_nothing(tmp_path: Path) -> None:
             "api",
             "worker",
         }
-        assert await demo.wait_until_ended() == 0, demo.text
-        assert demo.text.count("Answered: ") == 2
-        assert '"identifier": "auto"' in demo.text
-        assert "left nothing behind" in demo.text
-        assert demo.left() == []
-        assert os.listdir(tmp_path) == []  # noqa: PTH208  where the command was called
-
-
-async def test_the_demo_survives_a_killed_worker(tmp_path: Path) -> None:
-    """A worker dies in the middle of an answer; the conversation goes on."""
-    async with command.running("demo", cwd=tmp_path, environment={}) as demo:
         await demo.wait_for_line("> POST /api/v1/chat")
         await demo.wait_for_line("poll_interval_hint")
         demo.kill("worker")
         assert await demo.wait_until_ended() == 0, demo.text
         assert demo.text.count("Answered: ") == 2
         assert "is restarted" in demo.text
+        assert '"identifier": "auto"' in demo.text
+        assert "left nothing behind" in demo.text
         assert demo.left() == []
+        assert os.listdir(tmp_path) == []  # noqa: PTH208  where the command was called

@@ -13,8 +13,6 @@ from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stream_reader import ENDS, ReceivedEvent, following, text_of
 from tests.support.system import System
 
-pytestmark = pytest.mark.each_once
-
 
 @pytest.fixture(autouse=True)
 def short_leases(system: System) -> None:
