@@ -31,8 +31,8 @@ class Display:
         self._has_bar = is_live and self.is_terminal
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the bar as long as the context lasts; its last state stays on the terminal."""
+    def shown(self, *, is_kept: bool = True) -> Iterator[None]:
+        """Show the bar as long as the context lasts; its last state stays if it `is_kept`."""
         if not self._has_bar:
             yield
             return
@@ -42,6 +42,7 @@ class Display:
             TextColumn("{task.fields[numbers]}", markup=False),
             console=self._console,
             refresh_per_second=_REFRESHES_PER_SECOND,
+            transient=not is_kept,
         )
         try:
             with self._progress:

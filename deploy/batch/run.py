@@ -131,7 +131,7 @@ class _Session:
         self._limit = options.max_credits
         self._batch: Batch | None = None
         named, unnamed = options.named(), options.unnamed()
-        with display.shown():
+        with display.shown(is_kept=False):
             size = prompts.path.stat().st_size
             fingerprint = prompts.fingerprint(
                 named, lambda read: display.show_work("reading", read, size)

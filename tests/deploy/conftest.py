@@ -25,6 +25,7 @@ from shared.stores.accounts import Accounts
 from shared.telemetry import logs
 from tests.deploy.scripted_api import ScriptedApi
 from tests.support import process_tree, waiting
+from tests.support.scripted_batches import ScriptedBatches
 
 PEPPER: Final = b"of these tests"
 _SETTINGS: Final = """
@@ -200,6 +201,23 @@ async def scripted_api() -> AsyncIterator[ScriptedApi]:
     """Return a scripted API."""
     async with ScriptedApi() as scripted:
         yield scripted
+
+
+@pytest.fixture
+def batches_api() -> Iterator[ScriptedBatches]:
+    """Return a scripted API of batches."""
+    with ScriptedBatches() as scripted:
+        yield scripted
+
+
+@pytest.fixture
+def batch(pollux: Pollux, batches_api: ScriptedBatches) -> Pollux:
+    """Return a function that runs `pollux batch` against the scripted API, in this process."""
+
+    def run(*words: str) -> Result:
+        return pollux("batch", *words, POLLUX_URL=batches_api.url, POLLUX_API_KEY="the-key")
+
+    return run
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from tests.deploy.batch_command import (
     started,
     write_prompts,
 )
-from tests.deploy.conftest import Pollux, Result
+from tests.deploy.conftest import Pollux
 from tests.support.scripted_batches import Fault, ScriptedBatches
 from tests.support.waiting import until_now
 
@@ -27,40 +26,21 @@ _UPLOAD = "POST /api/v1/batches"
 _RUN = ("run", "prompts.jsonl", "-o", "answers.jsonl")
 
 
-Batch = Callable[..., Result]
-
-
-@pytest.fixture
-def api() -> Iterator[ScriptedBatches]:
-    with ScriptedBatches() as scripted:
-        yield scripted
-
-
-@pytest.fixture
-def batch(pollux: Pollux, api: ScriptedBatches) -> Batch:
-    """Return a function that runs `pollux batch` against the scripted API, in this process."""
-
-    def run(*words: str) -> Result:
-        return pollux("batch", *words, POLLUX_URL=api.url, POLLUX_API_KEY="the-key")
-
-    return run
-
-
 def test_answers_are_written_in_the_order_of_the_prompts(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 50)
-    api.items_per_look = 7
+    batches_api.items_per_look = 7
     options = ("-m", "alpha", "--system", "Be brief.", "--dedupe", "--max-credits", "60")
     result = batch(*_RUN, *options, "--metadata", "team=a b", "--json")
     assert (result.code, result.err) == (0, "")
     assert names_in(short_folder / "answers.jsonl") == names
-    [stored] = api.batches
+    [stored] = batches_api.batches
     assert json.loads(result.out)["counts"]["completed"] == 50
     assert {answer["batch_id"] for answer in read_answers(short_folder / "answers.jsonl")} == {
         stored.id
     }
-    [upload] = api.named(_UPLOAD)
+    [upload] = batches_api.named(_UPLOAD)
     assert upload.body == (short_folder / "prompts.jsonl").read_bytes()
     assert upload.headers["content-encoding"] == "gzip"
     assert upload.headers["x-api-key"] == "the-key"
@@ -72,16 +52,16 @@ def test_answers_are_written_in_the_order_of_the_prompts(
         "metadata": '{"team":"a b"}',
     }
     # It was looked up before it was sent.
-    assert [request.name for request in api.requests[:2]] == ["GET /api/v1/batches"] * 2
+    assert [request.name for request in batches_api.requests[:2]] == ["GET /api/v1/batches"] * 2
 
 
 def test_failed_items_are_named_with_the_commands_that_go_on(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     write_prompts(short_folder / "prompts.jsonl", 5)
     with (short_folder / "prompts.jsonl").open("a") as file:
         file.write("no JSON\n")
-    api.state_of = lambda item: "failed" if item["custom_id"] == "q2" else "completed"
+    batches_api.state_of = lambda item: "failed" if item["custom_id"] == "q2" else "completed"
     result = batch(*_RUN)
     assert (result.code, result.out) == (2, "")
     assert "1 line is no valid prompt:\n  line 6: No JSON." in result.err
@@ -90,7 +70,7 @@ def test_failed_items_are_named_with_the_commands_that_go_on(
     assert "pollux batch results batch-1 --state failed" in result.err
     assert "pollux batch retry batch-1" in result.err
     # The retry's answers take the place of the failures; each item is there once.
-    api.state_of = lambda _: "completed"
+    batches_api.state_of = lambda _: "completed"
     assert (batch("retry", "batch-1")).code == 0
     again = batch("results", "batch-1", "-o", "answers.jsonl", "--wait")
     assert again.code == 2
@@ -104,14 +84,14 @@ def test_failed_items_are_named_with_the_commands_that_go_on(
 
 
 def test_killed_twice_every_item_is_answered_once(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 300)
     answers = short_folder / "answers.jsonl"
     for moment in ("upload", "receipt", "look", "results"):
         held = asyncio.Event()
-        api.items_per_look = 100
-        api.faults.append(
+        batches_api.items_per_look = 100
+        batches_api.faults.append(
             {
                 "upload": Fault(_UPLOAD, body_bytes=1, held=held),
                 "receipt": Fault(_UPLOAD, held=held),
@@ -120,33 +100,33 @@ def test_killed_twice_every_item_is_answered_once(
             }[moment]
         )
         if moment == "results":
-            api.faults.append(Fault("GET /api/v1/batches/batch-1/results", held=held))
-        with started(api.url, short_folder, *_RUN) as process:
-            until_now(lambda: not api.faults, 20, what=moment)
+            batches_api.faults.append(Fault("GET /api/v1/batches/batch-1/results", held=held))
+        with started(batches_api.url, short_folder, *_RUN) as process:
+            until_now(lambda: not batches_api.faults, 20, what=moment)
             if moment == "results":
                 until_now(lambda: answers.stat().st_size > 0, 20, what="answers")
             process.kill()
             process.wait()
-        api.release(held)
+        batches_api.release(held)
         # A write that was cut in the middle of a line.
         if moment == "results":
             os.truncate(answers, answers.stat().st_size - 9)
-    api.items_per_look = 1_000_000
+    batches_api.items_per_look = 1_000_000
     result = batch(*_RUN)
     assert (result.code, result.err) == (0, "")
     assert names_in(answers) == names
-    assert [batch.count("completed") for batch in api.batches] == [300]
+    assert [batch.count("completed") for batch in batches_api.batches] == [300]
 
 
 @pytest.mark.parametrize("order", ["input", "finished"])
 def test_cut_streams_are_continued_after_the_last_line(
-    api: ScriptedBatches, batch: Batch, short_folder: Path, order: str
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path, order: str
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 200)
-    api.items_per_look = 90
+    batches_api.items_per_look = 90
     results = "GET /api/v1/batches/batch-1/results"
-    api.faults += [Fault(results, reply_bytes=count) for count in (0, 11, 400, 1500, 2500)]
-    api.faults.append(Fault(results, 503, ("Retry-After: 0",)))
+    batches_api.faults += [Fault(results, reply_bytes=count) for count in (0, 11, 400, 1500, 2500)]
+    batches_api.faults.append(Fault(results, 503, ("Retry-After: 0",)))
     result = batch(*_RUN, "--order", order)
     assert result.code == 0, result.err
     written = names_in(short_folder / "answers.jsonl")
@@ -155,19 +135,19 @@ def test_cut_streams_are_continued_after_the_last_line(
     else:
         assert written != names
         assert sorted(written) == sorted(names)
-    requests = api.named(results)
+    requests = batches_api.named(results)
     assert sum(request.query.get("after_line") == "0" for request in requests) <= 3
     assert all(request.query["order"] == order for request in requests)
 
 
 def test_an_interruption_says_how_to_go_on(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 30)
-    api.items_per_look = 0
-    with started(api.url, short_folder, *_RUN) as process:
+    batches_api.items_per_look = 0
+    with started(batches_api.url, short_folder, *_RUN) as process:
         assert process.stderr is not None
-        until_now(lambda: api.named("GET /api/v1/batches/batch-1/results"), 20)
+        until_now(lambda: batches_api.named("GET /api/v1/batches/batch-1/results"), 20)
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130
         said = process.stderr.read()
@@ -175,18 +155,18 @@ def test_an_interruption_says_how_to_go_on(
     assert "go on:   pollux batch run prompts.jsonl -o answers.jsonl\n" in said
     assert "stop it: pollux batch cancel batch-1" in said
     # On another machine, with the prompts alone.
-    api.items_per_look = 1000
+    batches_api.items_per_look = 1000
     (short_folder / "answers.jsonl").unlink()
     assert (batch(*_RUN)).code == 0
     assert names_in(short_folder / "answers.jsonl") == names
-    assert len(api.named(_UPLOAD)) == 1
+    assert len(batches_api.named(_UPLOAD)) == 1
 
 
 def test_refused_and_cut_uploads_are_sent_again_with_the_same_key(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 20)
-    api.faults += [
+    batches_api.faults += [
         Fault(_UPLOAD, 409, ("Retry-After: 1",)),
         Fault(_UPLOAD, 429, ("Retry-After: 1",)),
         Fault(_UPLOAD, 503, ("Retry-After: 1",)),
@@ -197,38 +177,38 @@ def test_refused_and_cut_uploads_are_sent_again_with_the_same_key(
     result = batch(*_RUN)
     assert result.code == 0, result.err
     assert names_in(short_folder / "answers.jsonl") == names
-    assert len({upload.headers["idempotency-key"] for upload in api.named(_UPLOAD)}) == 1
-    assert len(api.batches) == 1
-    assert api.named(_UPLOAD)[-1].body
+    assert len({upload.headers["idempotency-key"] for upload in batches_api.named(_UPLOAD)}) == 1
+    assert len(batches_api.batches) == 1
+    assert batches_api.named(_UPLOAD)[-1].body
 
 
-def test_the_api_may_be_restarted(api: ScriptedBatches, short_folder: Path) -> None:
+def test_the_api_may_be_restarted(batches_api: ScriptedBatches, short_folder: Path) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 20)
-    api.items_per_look = 0
-    with started(api.url, short_folder, *_RUN) as process:
+    batches_api.items_per_look = 0
+    with started(batches_api.url, short_folder, *_RUN) as process:
         assert process.stderr is not None
-        until_now(lambda: api.named("GET /api/v1/batches/batch-1/results"), 20)
-        api.close()
+        until_now(lambda: batches_api.named("GET /api/v1/batches/batch-1/results"), 20)
+        batches_api.close()
         line = process.stderr.readline()
         assert "trying again" in line
-        api.items_per_look = 1000
-        api.open()
+        batches_api.items_per_look = 1000
+        batches_api.open()
         assert process.wait() == 0
     assert names_in(short_folder / "answers.jsonl") == names
 
 
 def test_new_runs_the_same_prompts_again(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     write_prompts(short_folder / "prompts.jsonl", 3)
     assert (batch(*_RUN)).code == 0
     # Not over the answers of the first run.
     refused = batch(*_RUN, "--new")
-    assert (refused.code, len(api.batches)) == (1, 1)
+    assert (refused.code, len(batches_api.batches)) == (1, 1)
     assert "has answers of batch batch-1" in refused.err
     second = ("run", "prompts.jsonl", "-o", "second.jsonl")
     assert (batch(*second, "--new")).code == 0
-    assert [stored.id for stored in api.batches] == ["batch-1", "batch-2"]
+    assert [stored.id for stored in batches_api.batches] == ["batch-1", "batch-2"]
     # Without --new each file goes on with its own batch, and a new file with the last one.
     for output, its_batch in (
         ("answers", "batch-1"),
@@ -239,11 +219,11 @@ def test_new_runs_the_same_prompts_again(
         assert (batch("run", "prompts.jsonl", "-o", str(path))).code == 0
         assert {answer["batch_id"] for answer in read_answers(path)} == {its_batch}
         assert len(read_answers(path)) == 3
-    assert len(api.batches) == 2
+    assert len(batches_api.batches) == 2
 
 
 def test_a_limit_stops_it_and_a_higher_one_goes_on(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 10)
     result = batch(*_RUN, "--max-credits", "4")
@@ -253,18 +233,18 @@ def test_a_limit_stops_it_and_a_higher_one_goes_on(
     result = batch(*_RUN, "--max-credits", "20")
     assert result.code == 0, result.err
     assert names_in(short_folder / "answers.jsonl") == names
-    assert len(api.named(_UPLOAD)) == 1
+    assert len(batches_api.named(_UPLOAD)) == 1
 
 
 def test_it_waits_for_credits_and_stops_at_a_pause(
-    api: ScriptedBatches, short_folder: Path
+    batches_api: ScriptedBatches, short_folder: Path
 ) -> None:
     write_prompts(short_folder / "prompts.jsonl", 10)
-    api.items_per_look = 0
-    with started(api.url, short_folder, *_RUN) as process:
+    batches_api.items_per_look = 0
+    with started(batches_api.url, short_folder, *_RUN) as process:
         assert process.stderr is not None
-        until_now(lambda: api.batches, 20)
-        [stored] = api.batches
+        until_now(lambda: batches_api.batches, 20)
+        [stored] = batches_api.batches
         stored.state, stored.reason = "paused", "credits"
         assert "no credits left" in process.stderr.readline()
         stored.state, stored.reason = "paused", "user"
@@ -273,16 +253,16 @@ def test_it_waits_for_credits_and_stops_at_a_pause(
 
 
 def test_detached_it_prints_the_id_alone(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     write_prompts(short_folder / "prompts.jsonl", 3)
     result = batch("run", "prompts.jsonl", "--detach")
     assert result == (0, "batch-1\n", "")
-    assert len(api.named("GET /api/v1/batches/batch-1/results")) == 0
+    assert len(batches_api.named("GET /api/v1/batches/batch-1/results")) == 0
 
 
 def test_standard_input_is_sent_and_answers_go_to_standard_output(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+    batch: Pollux, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("run", "-", "--format", "lines")
     stdin = io.TextIOWrapper(io.BytesIO("Wär es?\n\nWhat?\n".encode()))
@@ -295,11 +275,11 @@ def test_standard_input_is_sent_and_answers_go_to_standard_output(
 
 
 def test_rejected_lines_are_named_and_nothing_runs(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     (short_folder / "prompts.jsonl").write_text('{"message": "a"}\nnone\n')
     result = batch(*_RUN, "--on-invalid", "reject")
-    assert (result.code, api.batches) == (1, [])
+    assert (result.code, batches_api.batches) == (1, [])
     assert "line 2: No JSON." in result.err
     assert result.err.endswith("pollux: Some lines are no valid items.\n")
 
@@ -319,18 +299,18 @@ def test_rejected_lines_are_named_and_nothing_runs(
     ],
 )
 def test_a_file_with_other_content_is_kept_and_nothing_is_sent(
-    api: ScriptedBatches, batch: Batch, short_folder: Path, content: str, sentence: str
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path, content: str, sentence: str
 ) -> None:
     write_prompts(short_folder / "prompts.jsonl", 3)
     (short_folder / "answers.jsonl").write_text(content)
     result = batch(*_RUN)
-    assert (result.code, api.batches) == (1, [])
+    assert (result.code, batches_api.batches) == (1, [])
     assert sentence in result.err
     assert (short_folder / "answers.jsonl").read_text() == content
 
 
 def test_an_estimate_sends_no_prompt(
-    api: ScriptedBatches, batch: Batch, short_folder: Path
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     write_prompts(short_folder / "prompts.jsonl", 100)
     words = ("run", "prompts.jsonl", "--estimate")
@@ -343,4 +323,4 @@ def test_an_estimate_sends_no_prompt(
     assert "auto, cheapest: alpha" in shown.out
     assert "auto, dearest: beta" in shown.out
     assert "How this is reckoned" in shown.out
-    assert api.named(_UPLOAD) == []
+    assert batches_api.named(_UPLOAD) == []

@@ -24,6 +24,7 @@ stored_batches         Stores batches as an upload does, ready to run
 stored_conversation    Writes long conversations into Redis as `accept` and `settle` leave them
 stream_reader          Reads server-sent events by their specification
 system                 Runs fronts and workers inside the test's loop or as processes
+terminal               A command in a terminal of its own, and what its screen shows
 text_follower          The text of a follower who knows the events only
 waiting                Waits for a condition, with a time limit
 """
