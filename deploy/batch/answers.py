@@ -4,8 +4,9 @@ Owns the position: each line of the file carries its `batch_id` and `line` (and 
 of finishing), so that a run that was killed goes on after the last whole line. A torn last line is
 cut. Refuses a file with anything else in it. No state is kept anywhere else.
 
-DESIGN. A line is written once it has arrived whole and follows the last one, so a repeated part of
-a stream adds nothing, and a part that is missing is noticed.
+DESIGN. A line is written once it has arrived whole and comes after the last one, so a repeated
+part of a stream adds nothing. Blank lines of the prompts have a number and no answer, so whether
+all answers are there is a matter of their count.
 """
 
 import fcntl
@@ -38,8 +39,6 @@ class Answers:
         self.batch_id: str | None = None
         self.line = 0
         self.seq = 0
-        # Whether lines are left out on purpose, by a filter.
-        self.has_gaps = False
         self.states: Counter[str] = Counter()
         self.failures: list[Answer] = []
         self._stream = stream
@@ -51,6 +50,11 @@ class Answers:
             {"after_line": self.line} if self.order == "input" else {"after_seq": self.seq}
         )
         return {"order": self.order, **after}
+
+    @property
+    def count(self) -> int:
+        """How many lines there are."""
+        return self.states.total()
 
     def begin(self, batch_id: str) -> None:
         """Take lines of this batch from now on."""
@@ -113,29 +117,16 @@ class Answers:
                 f"{path} was begun with `--order {other}`: continue it so, or choose another file.",
                 Code.INVALID_FIELDS,
             )
-        try:
-            follows = self._follows(answer)
-        except UnavailableError:
-            raise _foreign(path, number) from None
-        if not follows:
+        if not self._follows(answer):
             raise _foreign(path, number)
         self.batch_id = answer.batch_id
         self._count(answer)
 
     def _follows(self, answer: Answer) -> bool:
-        """Return whether a line comes after the last one; False for one that was written already.
-
-        Raises:
-            UnavailableError: lines between the two are missing.
-
-        """
+        """Return whether a line comes after the last one, in this order."""
         if self.order == "finished":
             return answer.seq is not None and answer.seq > self.seq
-        if self.has_gaps:
-            return answer.line > self.line
-        if answer.line > self.line + 1:
-            raise UnavailableError(f"The API left out the answer of line {self.line + 1}.")
-        return answer.line == self.line + 1
+        return answer.line > self.line
 
     def _count(self, answer: Answer) -> None:
         self.line, self.seq = answer.line, answer.seq or 0

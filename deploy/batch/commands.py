@@ -175,7 +175,6 @@ def results(
                 Code.INVALID_FIELDS,
             )
         answers.begin(batch_id)
-        answers.has_gaps = bool(filters)
         session = _Results(batch_id, answers, display)
         work = session.follow(where) if wait else session.read(where, filters)
         signum = asyncio.run(shutdown.run_until_stopped(work, SystemClock()))

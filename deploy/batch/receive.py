@@ -81,7 +81,6 @@ class Receiver:
             again = Receiver(self._api, self._clock, self._display, self.batch, answers)
             await again.follow()
             self._answers.states, self._answers.failures = answers.states, answers.failures
-            self._answers.line = answers.line
 
     async def _is_complete(self) -> bool:
         """Return whether all lines are written; false if a retry began meanwhile.
@@ -93,12 +92,13 @@ class Receiver:
         await self._look()
         if not self.batch.has_ended:
             return False
-        if self._answers.order == "finished" or self._answers.line >= self.batch.total:
+        if self._answers.count >= self.batch.total:
             return True
         self._short_responses += 1
         if self._short_responses >= _SHORT_RESPONSES_MAX:
             raise UnavailableError(
-                f"The batch has ended, but the API has no answer of line {self._answers.line + 1}."
+                f"The batch has ended, but the API has only {self._answers.count:,} of its "
+                f"{self.batch.total:,} answers."
             )
         return False
 

@@ -30,6 +30,9 @@ def test_answers_are_written_in_the_order_of_the_prompts(
     batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 50)
+    # Blank lines have a number and no answer.
+    prompts = (short_folder / "prompts.jsonl").read_text()
+    (short_folder / "prompts.jsonl").write_text("\n" + prompts.replace("\n", "\n\n", 20) + "\n")
     batches_api.items_per_look = 7
     options = ("-m", "alpha", "--system", "Be brief.", "--dedupe", "--max-credits", "60")
     result = batch(*_RUN, *options, "--metadata", "team=a b", "--json")
@@ -291,7 +294,7 @@ def test_rejected_lines_are_named_and_nothing_runs(
         ("unfinished", "has other content: its line 1"),
         ('{"line": 1, "state": "completed"}\n', "has other content: its line 1"),
         (
-            '{"batch_id":"x","line":1,"state":"failed"}\n{"batch_id":"x","line":3,"state":"failed"}\n',
+            '{"batch_id":"x","line":3,"state":"failed"}\n{"batch_id":"x","line":2,"state":"failed"}\n',
             "its line 2",
         ),
         ('{"batch_id":"x","line":1,"state":"failed","seq":1}\n', "--order finished"),

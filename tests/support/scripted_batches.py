@@ -56,7 +56,8 @@ class StoredBatch:
         self.id = f"batch-{number}"
         self.key = key
         self.query = query
-        self.items = [_parsed(line) for line in lines]
+        # By line; a blank one is left out.
+        self.items = {number: _parsed(line) for number, line in enumerate(lines, 1) if line.strip()}
         # By line: state, the number of finishing, and the run.
         self.ends: dict[int, tuple[str, int, int]] = {}
         self.runs = 1
@@ -67,7 +68,7 @@ class StoredBatch:
 
     def end_items(self, count: int, state_of: Callable[[Any], str]) -> None:
         """End the next items, each for one credit."""
-        waiting = [line for line in range(1, len(self.items) + 1) if line not in self.ends]
+        waiting = [line for line in self.items if line not in self.ends]
         # Not in input order: pairs are swapped.
         swapped = [line for pair in zip(waiting[1::2], waiting[::2], strict=False) for line in pair]
         for line in (swapped + waiting[len(swapped) :])[:count]:
@@ -75,7 +76,7 @@ class StoredBatch:
                 self.state, self.reason = "paused", "max_credits"
                 return
             self.seq += 1
-            item = self.items[line - 1]
+            item = self.items[line]
             state = "failed" if item is None else state_of(item)
             self.ends[line] = (state, self.seq, self.runs)
         if len(self.ends) == len(self.items):
@@ -100,13 +101,13 @@ class StoredBatch:
             "reason": self.reason,
             "cancelling": False,
             "total": len(self.items),
-            "invalid": self.items.count(None),
+            "invalid": sum(item is None for item in self.items.values()),
             "counts": {"waiting": len(self.items) - len(self.ends), "open": 0, **counts},
             "progress": 100 * len(self.ends) // max(1, len(self.items)),
             "items_per_second": None if is_over else 12.5,
             "eta_seconds": None if is_over else {"p50": 5.0, "p90": 9.0},
             "credits": {"used": self.used, "held": 0, "forecast": None, "max": self.max_credits},
-            "metadata": json.loads(self.query.get("metadata", "null")),
+            "metadata": json.loads(self.query.get("metadata", "{}")),
             "created_at": "2026-11-30T21:00:00Z",
             "started_at": "2026-11-30T21:00:01Z",
             "finished_at": "2026-11-30T21:00:11Z" if is_over else None,
@@ -122,7 +123,7 @@ class StoredBatch:
             ordered = sorted(self.ends, key=lambda line: self.ends[line][1])
             lines = [line for line in ordered if self.ends[line][1] > after]
         else:
-            for line in range(after + 1, len(self.items) + 1):
+            for line in filter(lambda line: line > after, self.items):
                 if line not in self.ends and query.get("partial") != "true":
                     break
                 if line in self.ends:
@@ -132,7 +133,7 @@ class StoredBatch:
 
     def _result(self, line: int, *, with_seq: bool) -> bytes:
         state, seq, run = self.ends[line]
-        item = self.items[line - 1] or {}
+        item = self.items[line] or {}
         is_answered = state == "completed"
         failure = (
             None if is_answered else {"message": "The provider \x1b[31mrefused it.", "code": "X"}
@@ -322,7 +323,7 @@ class ScriptedBatches:
         faults = [
             {"line": number, "custom_id": None, "error": "No JSON."}
             for number, line in enumerate(lines, 1)
-            if _parsed(line) is None
+            if line.strip() and _parsed(line) is None
         ]
         extra = {"invalid": len(faults), "errors": faults[:100]}
         if faults and request.query.get("on_invalid") == "reject":
@@ -345,7 +346,7 @@ class ScriptedBatches:
         if batch.state in _ENDS and action != "retry":
             return _refusal(409, f"The batch is {batch.state}.")
         if action == "cancel":
-            for line in range(1, len(batch.items) + 1):
+            for line in batch.items:
                 batch.ends.setdefault(line, ("cancelled", 0, 1))
             batch.state = "cancelled"
         elif action == "pause":
