@@ -3,12 +3,13 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.routing import price
 from shared.wire import event as events
 from shared.wire.generation import Generation
-from shared.wire.submission import Lane
+from shared.wire.submission import Lane, Submission, encode
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider, context_error
 from tests.worker.front import GRANT, HOLD, Front, text_of
 from tests.worker.single_attempts import Attempts
@@ -335,6 +336,25 @@ async def test_completed_turns_are_sent_in_order_and_no_others(
         ("assistant", "You said: three"),
         ("user", "four"),
     ]
+
+
+async def test_a_provider_s_words_are_shown_without_what_the_deployment_has_sent(
+    attempts: Attempts, provider: ScriptedProvider
+) -> None:
+    companion = attempts.settings.companions[0]
+    providers = (msgspec.structs.replace(attempts.settings.providers[0], label="Acme"),)
+    attempts.settings = msgspec.structs.replace(attempts.settings, providers=providers)
+    said = f"Bad role. input_value='{companion.persona[:60]}...'. Of 'Be brief, please, today.'."
+    provider.script.append(ScriptedAnswer(status=400, message=said))
+    asked = encode(Submission(session=None, companion=companion.type))
+    ended = await attempts.ended(blob=asked, system_prompt="Be brief, please, today.")
+    assert companion.persona in provider.requests[0].messages[0]["content"]
+    assert ended.assistant is not None
+    assert ended.assistant.failure is not None
+    # The system prompt is the caller's own.
+    assert ended.assistant.failure.message == (
+        "Acme refused the request: \"Bad role. Of 'Be brief, please, today.'.\"."
+    )
 
 
 async def test_answer_s_room_is_set_aside_first(

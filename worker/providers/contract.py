@@ -103,7 +103,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     dialects do not check that. `tool_choice` counts where there are tools. `so_far` is the content
     that the upstream sent before it paused. `repeated` is how far the beginning of this request is
     likely to be that of the next one, too: its tools, with the system prompt, or with the history
-    as well.
+    as well. `own_texts` are the parts of it that the caller has not written, which no error shows.
     """
 
     model: ModelSettings
@@ -117,6 +117,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     web_search: bool = False
     so_far: tuple[dict[str, Any], ...] = ()
     repeated: Literal["tools", "system", "history"] = "history"
+    own_texts: tuple[str, ...] = ()
 
     def silence_seconds(self) -> float:
         """Return how long the upstream may send nothing at all before the answer begins."""

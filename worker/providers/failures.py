@@ -6,7 +6,7 @@ they are about the request itself, and as far as `quoted_words` allows: they may
 and addresses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -119,15 +119,23 @@ class FailureTranslator:
         self._key = key
         self._host = host
 
-    def refusal(self, response: ResponseHead | httpx.Response, head: bytes) -> ProviderError:
-        """Return the error of a status other than 200; `head` is the beginning of the body."""
+    def refusal(
+        self,
+        response: ResponseHead | httpx.Response,
+        head: bytes,
+        own_texts: Iterable[str] = (),
+    ) -> ProviderError:
+        """Return the error of a status other than 200; `head` is the beginning of the body.
+
+        Nothing of `own_texts` is quoted: the request's caller has not written it.
+        """
         explanation, now = RefusalExplanation.from_body(head), self._now()
         after = find_retry_after(response.headers, explanation, now=now)
         classification = classify_refusal(
             response.status_code, explanation, has_retry_after=after is not None
         )
         error = UpstreamRefusalError(
-            self._quoting(classification, explanation, response.status_code),
+            self._quoting(classification, explanation, response.status_code, own_texts),
             classification[2],
             after if classification[2] != "never" else None,
         )
@@ -160,14 +168,18 @@ class FailureTranslator:
         )
 
     def _quoting(
-        self, classification: Classification, explanation: RefusalExplanation, status: int
+        self,
+        classification: Classification,
+        explanation: RefusalExplanation,
+        status: int,
+        own_texts: Iterable[str],
     ) -> Failure:
         """Return the failure, with the upstream's words where its caller may read them."""
         failure = self._failure(classification)
         if self._title is None or status not in _QUOTED.get(failure.code, ()):
             return failure
         key = self._key.reveal() if self._key is not None else ""
-        words = quotable_words(explanation.messages, key, self._host)
+        words = quotable_words(explanation.messages, key, self._host, own_texts)
         if not words:
             return failure
         sentence = failure.message.replace("The provider", self._title, 1).removesuffix(".")
@@ -176,24 +188,28 @@ class FailureTranslator:
     def _now(self) -> float:
         return self._clock.now_ms() / 1000
 
-    def _in_band(self, explanation: RefusalExplanation) -> ProviderError:
+    def _in_band(self, explanation: RefusalExplanation, own_texts: Iterable[str]) -> ProviderError:
         """Return the error that is reported in the body of a 200."""
         after = find_retry_after({}, explanation, now=self._now())
         classification = classify_in_band_error(explanation, has_retry_after=after is not None)
         status = next(iter(explanation.statuses), _WITHOUT_STATUS)
         return ProviderError(
-            self._quoting(classification, explanation, status),
+            self._quoting(classification, explanation, status, own_texts),
             retry=classification[2],
             retry_after_seconds=after if classification[2] != "never" else None,
         )
 
     @contextmanager
-    def translated_errors(self) -> Iterator[None]:
-        """Turn the exceptions of a call into a ProviderError; any other exception passes."""
+    def translated_errors(self, own_texts: Iterable[str] = ()) -> Iterator[None]:
+        """Turn the exceptions of a call into a ProviderError; any other exception passes.
+
+        For `own_texts` see `refusal`.
+        """
         try:
             yield
         except InBandError as explanation:
-            raise self._in_band(RefusalExplanation.of(explanation.error)) from None
+            refusal = RefusalExplanation.of(explanation.error)
+            raise self._in_band(refusal, own_texts) from None
         except TransportError as error:
             raise self.error(error.classification) from error
         except Exception as error:

@@ -84,7 +84,10 @@ class HttpProvider:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Part, None]:
         """Yield the parts of an answer. Raises ProviderError, also for one that breaks off."""
         reader = self._dialect.reader(request)
-        with _errors_ignored_after_end(reader), self._failures.translated_errors():
+        with (
+            _errors_ignored_after_end(reader),
+            self._failures.translated_errors(request.own_texts),
+        ):
             async with self._open(request) as body:
                 yield self._first_sign_of_life(request.model)
                 events = SSEParser(request.max_tokens, has_media=request.model.makes_media)
@@ -135,7 +138,8 @@ class HttpProvider:
         self._last_heads[request.model.upstream] = head
         try:
             if head.status_code != httpx.codes.OK:
-                raise self._failures.refusal(head, await _read_error_body(body))
+                error_body = await _read_error_body(body)
+                raise self._failures.refusal(head, error_body, request.own_texts)
             # The content type is not checked.
             self._failures.check_encoding(head)
             yield body

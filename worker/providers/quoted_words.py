@@ -1,8 +1,9 @@
 """What an upstream says of a request that it refuses, as far as the request's caller may read it.
 
 Owns which words are quoted, and what is removed from them: control characters and markup, keys and
-what looks like one, addresses, ids, and every sentence about the deployment's own account. The
-result is one line of at most 300 characters. Pure.
+what looks like one, addresses, ids, every sentence about the deployment's own account, and every
+sentence that repeats what the deployment itself has sent. The result is one line of at most 300
+characters. Pure.
 
 DESIGN. Whole sentences go where they may be about the deployment, since no pattern knows every name
 in them. Within the rest, each word that may be a secret is masked as a whole: a part of a key is
@@ -13,7 +14,7 @@ Words are normalized first, so that invisible or unusual characters hide nothing
 import html
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 CHARACTERS_MAX: Final = 300
@@ -22,6 +23,8 @@ _MASK: Final = "***"
 _READ_MAX: Final = 1_024
 # So many characters of a key in a row are a part of it, and no coincidence.
 _PART_OF_KEY: Final = 5
+# So many letters in a row repeat a text of the deployment.
+_PART_OF_OWN: Final = 16
 
 # A sentence about the deployment: its keys, its money, its account, its place, its servers.
 _ABOUT_DEPLOYMENT: Final = re.compile(
@@ -40,6 +43,8 @@ _TAG: Final = re.compile(r"<[^<>=\s\d][^<>]{0,512}>|<\d*>")
 _OPEN_TAG: Final = re.compile(r"<(?![\s\d=])")
 _LINK: Final = re.compile(r"!?\[([^\[\]]{0,256})\]\([^()\s]{0,512}\)")
 _BLANKS: Final = re.compile(r"\s+")
+# Line breaks in a text that is quoted by a program.
+_ESCAPE: Final = re.compile(r"\\[nrt]")
 _NAMES: Final = "com|net|org|edu|gov|info|biz|cloud|app|dev|xyz|site|online|tech"
 _INNER_NAMES: Final = "local|localhost|localdomain|internal|intranet|intra|lan|corp|home|svc|arpa"
 _TEST_NAMES: Final = "example|test|invalid"
@@ -80,30 +85,68 @@ _LETTERS_OF_WORD_MAX: Final = 20
 _RUN_MAX: Final = 64
 
 
-def quotable_words(messages: Iterable[str], key: str = "", host: str = "") -> str:
+def quotable_words(
+    messages: Iterable[str], key: str = "", host: str = "", own_texts: Iterable[str] = ()
+) -> str:
     """Return what may be quoted of an upstream's messages, `""` if nothing.
 
     The first message of which anything is left is taken. No part of the key is quoted, nor the name
-    of the host.
+    of the host, nor any sentence with a part of `own_texts`, which the caller has not written.
     """
     key_parts, host_names = _parts_of_key(key.lower()), _names_of_host(host.lower())
-    quoted = (_quotable(message, key_parts, host_names) for message in messages)
+    own = [letters for text in own_texts if (letters := _letters(text)[0])]
+    quoted = (_quotable(message, key_parts, host_names, own) for message in messages)
     return next((words for words in quoted if words), "")
 
 
-def _quotable(message: str, key_parts: frozenset[str], host_names: frozenset[str]) -> str:
+def _quotable(
+    message: str, key_parts: frozenset[str], host_names: frozenset[str], own: Sequence[str]
+) -> str:
     text = _one_line(message[:_READ_MAX])
     if len(message) > _READ_MAX:
         text = text.rpartition(" ")[0]
+    repeated = _repeated(text, own) if own else frozenset[int]()
     sentences = [
-        sentence
-        for sentence in _SENTENCE_END.split(text)
-        if sentence and not _ABOUT_DEPLOYMENT.search(sentence)
+        text[start:end]
+        for start, end in _sentences(text)
+        if not _ABOUT_DEPLOYMENT.search(text, start, end) and repeated.isdisjoint(range(start, end))
     ]
     words = _masked(" ".join(sentences), key_parts, host_names)
     # What is left beside a mask must say something.
     least = 2 if _MASK in words else 1
     return _cut(words) if len(re.findall(r"\w{2,}", words)) >= least else ""
+
+
+def _sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Yield where each sentence begins and ends."""
+    start = 0
+    for found in _SENTENCE_END.finditer(text):
+        yield start, found.start()
+        start = found.end()
+    yield start, len(text)
+
+
+def _letters(text: str) -> tuple[str, list[int]]:
+    """Return the letters and digits of a text without their case, and where each stands."""
+    found = [
+        (letter, at)
+        for at, character in enumerate(_ESCAPE.sub("  ", unicodedata.normalize("NFKC", text)))
+        for letter in character.casefold()
+        if letter.isalnum()
+    ]
+    return "".join(letter for letter, _ in found), [at for _, at in found]
+
+
+def _repeated(text: str, own: Sequence[str]) -> frozenset[int]:
+    """Return the places in a text that repeat a long part of our own texts, or a whole one."""
+    letters, places = _letters(text)
+    found = set[int]()
+    for each in own:
+        size = min(_PART_OF_OWN, len(each))
+        for at in range(len(letters) - size + 1):
+            if letters[at : at + size] in each:
+                found.update(places[at : at + size])
+    return frozenset(found)
 
 
 def _one_line(text: str) -> str:

@@ -54,6 +54,7 @@ def build_request(run: Run, model: ModelSettings, tokens_max: int | None = None)
         repeated=repeated,
         sampling=run.submission.sampling,
         form=run.submission.form,
+        own_texts=_own_texts(run, tools, rounds),
     )
     return BuiltRequest(request, sent, is_trimmable=bool(run.history))
 
@@ -90,6 +91,17 @@ def _tools(run: Run, model: ModelSettings) -> tuple[ToolDefinition, ...]:
         return run.submission.tools
     offered = run.dependencies.tools.offered(run.submission)
     return tuple(tool.definition for tool in offered.values())
+
+
+def _own_texts(
+    run: Run, tools: tuple[ToolDefinition, ...], rounds: list[ChatMessage]
+) -> tuple[str, ...]:
+    """Return what the caller has not written: persona, search results, tools and their results."""
+    own = (run.system_prompt or "").replace(run.claimed.system_prompt or "\0", "\0").split("\0")
+    if not run.submission.tools:
+        own += [tool.description for tool in tools]
+        own += [message.text for message in rounds if message.role == "tool"]
+    return tuple(text for text in own if text)
 
 
 def _repeated(run: Run, messages: list[ChatMessage]) -> Literal["tools", "system", "history"]:

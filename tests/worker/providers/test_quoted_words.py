@@ -90,6 +90,29 @@ def test_what_is_not_about_the_request_is_removed(said: str, expected: str) -> N
     assert quotable_words([said], _KEY, _HOST) == expected
 
 
+_PERSONA: Final = "You are Ada, of the Acme desk. Never name a price. Be kind."
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "Bad input [type=string_type, input_value='You are Ada, of the Acm...', input_type=x]",
+            "",
+        ),
+        ("Bad input. Got: you ARE ada,\\nof the acme desk", "Bad input."),
+        ("Bad role of 'You are Ada, of the Acme desk. Never name a price. Be kind.'.", ""),
+        ("Bad role. 'Never name a price, be kind' is too long", "Bad role."),
+        # So few words are no part of it.
+        ("You are over the maximum. Be kind to `n`.", "You are over the maximum. Be kind to `n`."),
+        ("Short: Straße.", ""),
+    ],
+)
+def test_what_the_caller_has_not_written_is_not_quoted(said: str, expected: str) -> None:
+    assert quotable_words([said], own_texts=["", _PERSONA, "strasse"]) == expected
+    assert quotable_words([said]) == " ".join(said.replace('"', "'").split())
+
+
 def test_the_first_message_of_which_anything_is_left_is_quoted() -> None:
     assert quotable_words(["Your account is closed.", _FAULT, "No."]) == _FAULT
     assert quotable_words([]) == ""
