@@ -12,6 +12,7 @@ server               HTTP/1.1 on one connection: bounds, timeouts and refusals i
 guards               What is checked before a handler runs: who, how often, how big
 wire                 Fields and links that the replies of every dialect share
 accept               A message becomes a queued generation, or a rejection that says when to retry
+batches              A batch from its body to what is stored and runs
 polling              When to poll next, and the end of what is overdue at a poll
 follow               One generation's events, streamed to or awaited by any number of clients
 endpoints            A dialect as an object, its rows, their way through the guards

@@ -171,7 +171,8 @@ class RequestMiddleware:
         headers = refusal.headers
         if "allow" in scope:
             headers["allow"] = scope["allow"]
-        if error.code in {Code.PAYLOAD_TOO_LARGE, Code.REQUEST_TIMEOUT}:
+        is_left = "streams_body" in scope and "body_is_here" not in scope
+        if is_left or error.code in {Code.PAYLOAD_TOO_LARGE, Code.REQUEST_TIMEOUT}:
             # The rest of the body will not be read.
             headers["connection"] = "close"
         await responses.reply(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from api.accept.accept import Submissions
 from api.accept.rejections import Rejections
+from api.batches.uploads import Uploads
 from api.follow.stream import Streams
 from api.follow.subscriber import Subscriber
 from api.follow.wait import Waits
@@ -60,6 +61,7 @@ class State:
     live_fleet: LiveFleet
     rejections: Rejections
     submissions: Submissions
+    uploads: Uploads
     hints: Hints
     generations: CurrentGenerations
     batch_results: BatchResults

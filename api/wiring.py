@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from api.accept.accept import Submissions
 from api.accept.load_shedding import LoadMonitor
 from api.accept.rejections import Rejections
+from api.batches.chunks import Store
+from api.batches.uploads import Uploads
 from api.follow.ring import Rings
 from api.follow.stream import Streams
 from api.follow.subscriber import Subscriber
@@ -134,6 +136,18 @@ def _wire(foundation: _Foundation, server_watch: ServerWatch, url_signer: UrlSig
     batch_results = BatchResults(redis)
     batch_items = BatchItems(redis, batch_results, clock)
     generations = CurrentGenerations(redis, settings, live_fleet, batch_items)
+    submissions = Submissions(
+        settings=settings,
+        redis=redis,
+        durable_redis=foundation.durable_redis,
+        clock=clock,
+        catalogue_holder=catalogue_holder,
+        live_fleet=live_fleet,
+        model_durations=model_durations,
+        load_monitor=load_monitor,
+        rate_limits=rate_limits,
+        rejections=rejections,
+    )
     return State(
         settings=settings,
         environment=foundation.environment,
@@ -150,18 +164,8 @@ def _wire(foundation: _Foundation, server_watch: ServerWatch, url_signer: UrlSig
         large_pages=LargePages(),
         live_fleet=live_fleet,
         rejections=rejections,
-        submissions=Submissions(
-            settings=settings,
-            redis=redis,
-            durable_redis=foundation.durable_redis,
-            clock=clock,
-            catalogue_holder=catalogue_holder,
-            live_fleet=live_fleet,
-            model_durations=model_durations,
-            load_monitor=load_monitor,
-            rate_limits=rate_limits,
-            rejections=rejections,
-        ),
+        submissions=submissions,
+        uploads=Uploads(settings, _store(foundation, rejections), submissions, live_fleet),
         hints=Hints(model_durations, live_fleet, settings.retention.generation_seconds),
         generations=generations,
         batch_results=batch_results,
@@ -181,3 +185,8 @@ def _wire(foundation: _Foundation, server_watch: ServerWatch, url_signer: UrlSig
         files=MediaFiles(settings.media.folder),
         url_signer=url_signer,
     )
+
+
+def _store(foundation: _Foundation, rejections: Rejections) -> Store:
+    """Return what storing a batch needs."""
+    return Store(foundation.redis, foundation.durable_redis, foundation.clock, rejections)

@@ -100,6 +100,9 @@ class ApiSettings(Section, frozen=True, kw_only=True):
     bodies_bytes_max: Positive = 67_108_864
     body_bytes_max: Positive = 5_242_880
     body_seconds: Seconds = 30.0
+    # Bodies of batches that this process takes at once, and of one account.
+    uploads_max: Positive = 8
+    uploads_per_account: Positive = 4
     header_bytes_max: Positive = 16_384
     header_seconds: Seconds = 10.0
     stuck_reader_seconds: Seconds = 30.0

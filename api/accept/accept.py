@@ -206,7 +206,7 @@ def receipt_headers(rate: Rate | None, *, is_replayed: bool) -> dict[str, str]:
     return headers
 
 
-class _Pricing(NamedTuple):
+class Pricing(NamedTuple):
     """What an answer may cost by the model that prices it, in tokens and microcredits.
 
     `tokens` are those of the message and of a search; `hold_min` pays for the shortest answer.
@@ -269,27 +269,13 @@ class Submissions:
 
         """
         if intent.conversation is not None or intent.tools:
-            _check_conversation(intent)
+            check_conversation(intent)
         fleet = await self.live_fleet.current()
-        pricing = self._price(intent, fleet)
+        pricing = self.quote(intent, fleet)
         known = await self.model_durations.durations(caller.root, intent.model)
         room = _Room(await self._total_max(caller, intent.lane), Outlook(known, fleet))
         ask = self._ask(caller, intent, pricing, room, idempotency, origin=origin)
-        submission = Submission(
-            session=ask.session,
-            model=intent.model,
-            enhance_prompt=intent.enhance_prompt,
-            max_output_tokens=pricing.paid_output_tokens,
-            request_id=request_id,
-            companion=intent.companion,
-            features=intent.features,
-            holds_history=True,
-            conversation=intent.conversation,
-            tools=intent.tools,
-            tool_choice=intent.tool_choice,
-            sampling=intent.sampling,
-            form=intent.form,
-        )
+        submission = submission_of(intent, pricing, ask.session, request_id)
         result = await self._accept_durably(caller.root, ask, submissions.encode(submission))
         match result:
             case Accepted():
@@ -363,8 +349,11 @@ class Submissions:
             await functions.cancel(self.redis, root, cancel_ask)
             raise
 
-    def _price(self, intent: Intent, fleet: Fleet) -> _Pricing:
-        """Return what an answer may cost; the model that gives it is chosen later, by a worker."""
+    def quote(self, intent: Intent, fleet: Fleet) -> Pricing:
+        """Return what an answer may cost; the model that gives it is chosen later, by a worker.
+
+        Raises RequestError where no model can give one.
+        """
         model, question = self._pricing_model(intent, fleet)
         search = estimate_search(model, question)
         tokens = question.input_tokens + search.input_tokens
@@ -373,7 +362,7 @@ class Submissions:
         held = hold if intent.budget is None else min(hold, intent.budget)
         affordable = price.affordable_tokens(model, tokens, held, search.searches)
         shortest = min(OUTPUT_TOKENS_MIN, longest)
-        return _Pricing(
+        return Pricing(
             model=model,
             tokens=tokens,
             paid_output_tokens=max(1, min(longest, affordable)),
@@ -433,7 +422,7 @@ class Submissions:
         self,
         caller: Caller,
         intent: Intent,
-        pricing: _Pricing,
+        pricing: Pricing,
         room: _Room,
         idempotency: Idempotency | None,
         *,
@@ -488,6 +477,27 @@ class Submissions:
         )
 
 
+def submission_of(
+    intent: Intent, pricing: Pricing, session: str | None, request_id: str
+) -> Submission:
+    """Return what a worker needs to know of a message beside its text."""
+    return Submission(
+        session=session,
+        model=intent.model,
+        enhance_prompt=intent.enhance_prompt,
+        max_output_tokens=pricing.paid_output_tokens,
+        request_id=request_id,
+        companion=intent.companion,
+        features=intent.features,
+        holds_history=True,
+        conversation=intent.conversation,
+        tools=intent.tools,
+        tool_choice=intent.tool_choice,
+        sampling=intent.sampling,
+        form=intent.form,
+    )
+
+
 def note_replayed(caller: Caller) -> None:
     """Count a submission as a repeated one."""
     if caller.attempt is not None:
@@ -506,7 +516,7 @@ def _position(accepted: Accepted, running_max: int) -> QueuePosition:
     )
 
 
-def _check_conversation(intent: Intent) -> None:
+def check_conversation(intent: Intent) -> None:
     """Refuse, by its place, a fault of an explicit conversation or of tools."""
     messages = intent.conversation
     fault = find_fault(messages, intent.tools, intent.tool_choice)

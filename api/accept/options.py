@@ -16,7 +16,7 @@ from shared.errors import Code, EgressError, RequestError
 from shared.tiers import LimitSettings
 from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.conversation import DEFAULT_SAMPLING, FREE_TEXT, AnswerForm, Sampling
-from shared.wire.submission import Features
+from shared.wire.submission import PLAIN, Features
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
@@ -61,6 +61,57 @@ class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema", forbid_un
     json_schema: Annotated[JsonSchema, Meta(description="The schema, and its name.")]
 
 
+# Fields of a message and of its answer, which other bodies have, too.
+EnhancePrompt = Annotated[
+    bool | None, Meta(description="Permission to reword the message; it may stay as it is.")
+]
+WebSearch = Annotated[
+    bool | None, Meta(description="Search the web for the answer; `citations` lists the pages.")
+]
+DeepThink = Annotated[
+    bool | None, Meta(description="Let the model think before it answers (default: false).")
+]
+MaxOutputTokens = Annotated[
+    Annotated[int, Meta(ge=1, le=10_000_000)] | None,
+    Meta(description="The longest answer, reasoning included; less holds fewer credits."),
+]
+Temperature = Annotated[
+    Annotated[float, Meta(ge=0, le=2)] | None,
+    Meta(description="How random the answer is; models that do not take it are not chosen."),
+]
+TopP = Annotated[
+    Annotated[float, Meta(gt=0, le=1)] | None,
+    Meta(description="The share of likely tokens to draw from; not every model takes it."),
+]
+StopTexts = Annotated[
+    StopText | Annotated[list[StopText], Meta(max_length=4)] | None,
+    Meta(description="Texts that end the answer, which does not include them."),
+]
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | None,
+    Meta(
+        description="The form of the answer. It is checked at the end: an answer of another "
+        "form is asked for once more, and then fails with ANSWER_FORM."
+    ),
+]
+MediaUrls = Annotated[
+    Annotated[list[str], Meta(max_length=10)] | None,
+    Meta(description="Pictures for the model to see: PNG, JPEG, GIF or WebP."),
+]
+ProjectId = Annotated[
+    Annotated[str, Meta(max_length=128)] | None,
+    Meta(description="A label of the caller's own, returned in the status."),
+]
+MaxCredits = Annotated[
+    Annotated[float, Meta(gt=0, le=1_000_000)] | None,
+    Meta(description="The most that the answer may cost."),
+]
+DeadlineSeconds = Annotated[
+    Annotated[int, Meta(ge=1, le=604_800)] | None,
+    Meta(description="Seconds after which an unfinished answer fails as `expired`."),
+]
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A message to answer. A field whose feature is not available is refused when it is used."""
 
@@ -69,59 +120,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     system_prompt: Annotated[
         str | None, Meta(description="For a new conversation; ignored when `session_id` is given.")
     ] = None
-    enhance_prompt: Annotated[
-        bool | None, Meta(description="Permission to reword the message; it may stay as it is.")
-    ] = None
-    web_search: Annotated[
-        bool | None, Meta(description="Search the web for the answer; `citations` lists the pages.")
-    ] = None
-    deep_think: Annotated[
-        bool | None, Meta(description="Let the model think before it answers (default: false).")
-    ] = None
-    media_urls: Annotated[
-        Annotated[list[str], Meta(max_length=10)] | None,
-        Meta(description="Pictures for the model to see: PNG, JPEG, GIF or WebP."),
-    ] = None
-    project_id: Annotated[
-        Annotated[str, Meta(max_length=128)] | None,
-        Meta(description="A label of the caller's own, returned in the status."),
-    ] = None
+    enhance_prompt: EnhancePrompt = None
+    web_search: WebSearch = None
+    deep_think: DeepThink = None
+    media_urls: MediaUrls = None
+    project_id: ProjectId = None
     priority: Annotated[
         Literal["interactive", "batch"] | None,
         Meta(description="`batch` yields to interactive messages (default: `interactive`)."),
     ] = None
-    max_credits: Annotated[
-        Annotated[float, Meta(gt=0, le=1_000_000)] | None,
-        Meta(description="The most that the answer may cost."),
-    ] = None
-    deadline_seconds: Annotated[
-        Annotated[int, Meta(ge=1, le=604_800)] | None,
-        Meta(description="Seconds after which an unfinished answer fails as `expired`."),
-    ] = None
+    max_credits: MaxCredits = None
+    deadline_seconds: DeadlineSeconds = None
     metadata: Metadata | None = None
-    max_output_tokens: Annotated[
-        Annotated[int, Meta(ge=1, le=10_000_000)] | None,
-        Meta(description="The longest answer, reasoning included; less holds fewer credits."),
-    ] = None
-    temperature: Annotated[
-        Annotated[float, Meta(ge=0, le=2)] | None,
-        Meta(description="How random the answer is; models that do not take it are not chosen."),
-    ] = None
-    top_p: Annotated[
-        Annotated[float, Meta(gt=0, le=1)] | None,
-        Meta(description="The share of likely tokens to draw from; not every model takes it."),
-    ] = None
-    stop: Annotated[
-        StopText | Annotated[list[StopText], Meta(max_length=4)] | None,
-        Meta(description="Texts that end the answer, which does not include them."),
-    ] = None
-    response_format: Annotated[
-        TextFormat | JsonObjectFormat | JsonSchemaFormat | None,
-        Meta(
-            description="The form of the answer. It is checked at the end: an answer of another "
-            "form is asked for once more, and then fails with ANSWER_FORM."
-        ),
-    ] = None
+    max_output_tokens: MaxOutputTokens = None
+    temperature: Temperature = None
+    top_p: TopP = None
+    stop: StopTexts = None
+    response_format: ResponseFormat = None
     cost_quality: Annotated[
         Annotated[int, Meta(ge=0, le=10)] | None,
         Meta(description="From 0, the cheapest model, to 10, the best; not in this version."),
@@ -142,17 +157,11 @@ def intent(
     body: Options, limits: LimitSettings, *, model: str, companion: str | None = None
 ) -> Intent:
     """Return the Intent of a body. Raises RequestError naming the wrong field."""
-    if not body.message.strip():
-        raise RequestError("The field `message` is required.", Code.MISSING_FIELDS)
-    for name in ("message", "system_prompt"):
-        if len(getattr(body, name) or "") > limits.message_characters_max:
-            raise RequestError(
-                f"The field `{name}` is longer than {limits.message_characters_max} characters.",
-                Code.INVALID_FIELDS,
-            )
+    check_message(body.message, limits)
+    check_length("system_prompt", body.system_prompt, limits)
     _refuse_unavailable(body)
-    _check_media(body.media_urls or ())
-    form = _form(body.response_format)
+    check_media(body.media_urls or ())
+    form = answer_form(body.response_format)
     if body.session_id and not ids.is_id(body.session_id):
         raise RequestError("There is no such session.", Code.SESSION_NOT_FOUND)
     return Intent(
@@ -163,32 +172,65 @@ def intent(
         enhance_prompt=body.enhance_prompt is not False,
         lane=body.priority or "interactive",
         on_conflict=body.on_conflict or "enqueue",
-        budget=None
-        if body.max_credits is None
-        else max(1, round(body.max_credits * MICROCREDITS_PER_CREDIT)),
+        budget=budget(body.max_credits),
         deadline_seconds=body.deadline_seconds,
         metadata=body.metadata or None,
         project=body.project_id,
         companion=companion,
-        features=Features(
-            deep_think=body.deep_think is True,
-            web_search=body.web_search is True,
-            media_urls=tuple(body.media_urls or ()),
-        ),
+        features=features(body.deep_think, body.web_search, body.media_urls),
         max_output_tokens=body.max_output_tokens,
-        sampling=_sampling(body),
+        sampling=sampling(body.temperature, body.top_p, body.stop),
         form=form,
     )
 
 
-def _sampling(body: Options) -> Sampling:
-    if (body.temperature, body.top_p, body.stop) == (None, None, None):
+def check_message(message: str, limits: LimitSettings) -> None:
+    """Refuse a message that is empty or too long."""
+    if not message.strip():
+        raise RequestError("The field `message` is required.", Code.MISSING_FIELDS)
+    check_length("message", message, limits)
+
+
+def check_length(name: str, text: str | None, limits: LimitSettings) -> None:
+    """Refuse a field whose text is longer than a message may be."""
+    if text is not None and len(text) > limits.message_characters_max:
+        raise RequestError(
+            f"The field `{name}` is longer than {limits.message_characters_max} characters.",
+            Code.INVALID_FIELDS,
+        )
+
+
+def budget(max_credits: float | None) -> int | None:
+    """Return a limit in microcredits; one below a microcredit is one."""
+    return None if max_credits is None else max(1, round(max_credits * MICROCREDITS_PER_CREDIT))
+
+
+def features(
+    deep_think: bool | None,  # noqa: FBT001  as the body has it
+    web_search: bool | None,  # noqa: FBT001  as the body has it
+    media_urls: Sequence[str] | None,
+) -> Features:
+    """Return what a message asks for beyond a text answer."""
+    if not (deep_think or web_search or media_urls):
+        return PLAIN
+    return Features(
+        deep_think=deep_think is True,
+        web_search=web_search is True,
+        media_urls=tuple(media_urls or ()),
+    )
+
+
+def sampling(
+    temperature: float | None, top_p: float | None, stop: str | Sequence[str] | None
+) -> Sampling:
+    """Return how tokens are drawn."""
+    if (temperature, top_p, stop) == (None, None, None):
         return DEFAULT_SAMPLING
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    return Sampling(temperature=body.temperature, top_p=body.top_p, stop=stop)
+    texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    return Sampling(temperature=temperature, top_p=top_p, stop=texts)
 
 
-def _form(asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> AnswerForm:
+def answer_form(asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> AnswerForm:
     """Return the form of the answer. Raises RequestError for a schema that is not taken."""
     if isinstance(asked, JsonObjectFormat):
         return AnswerForm(kind="json_object")
@@ -210,7 +252,7 @@ def _form(asked: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> Ans
     )
 
 
-def _check_media(urls: Sequence[str]) -> None:
+def check_media(urls: Sequence[str]) -> None:
     """Refuse, by its index, a URL that could never be fetched; no name is resolved."""
     for index, url in enumerate(urls):
         try:

@@ -77,6 +77,21 @@ class Rejections:
             seconds = load_shedding.seconds_until_room(now, self._load_monitor.rate(caller.root))
             raise RefusedError(_QUEUE_FULL_SENTENCE, Code.QUEUE_FULL, retry_after_seconds=seconds)
 
+    async def check_batch_memory(self, caller: Caller, bytes_more: int = 0) -> None:
+        """Reject a batch while the server's memory is as full as batches may make it.
+
+        `bytes_more` is what the batch takes at least.
+        """
+        now, tier = (await self._load_monitor.loads())[caller.root], caller.account.tier
+        if has_memory(now, self._limits, "batch", tier, bytes_more):
+            return
+        seconds = load_shedding.seconds_until_room(now, self._load_monitor.rate(caller.root))
+        raise RefusedError(
+            "There is no room for this batch at the moment.",
+            Code.QUEUE_FULL,
+            retry_after_seconds=seconds,
+        )
+
     def rate_limited(self, account: str, rate: Rate | None) -> RefusedError:
         """Return the rejection of a submission beyond the account's limit, and note it."""
         if rate is None:

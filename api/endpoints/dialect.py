@@ -50,7 +50,7 @@ class Dialect:
         if self.bodies.unknown_fields == "ignore":
             return
         for row in self.endpoints:
-            if row.body is not None and body_types.accepts_unknown_fields(row.body.shape):
+            if any(body_types.accepts_unknown_fields(body.shape) for body in row.bodies):
                 raise ValueError(f"{self.name}: the body of {row.route} ignores unknown fields")
 
 

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.guards import body as body_guard, body_kinds
 from api.guards.body import BodyRules
-from api.guards.body_kinds import Body
+from api.guards.body_kinds import Body, StreamedBody
 from api.guards.identify import Caller
 from api.guards.rate_limits import RequestKind
 from api.server import request_head
@@ -74,7 +74,7 @@ _KIND_OF_METHOD: Final[dict[str, RequestKind]] = {"DELETE": "cancel", "POST": "s
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A row. `body` is None where no body is read.
+    """A row. `body` is None where no body is read, or where the handler reads a `streamed_body`.
 
     `limit` is what a request counts as; by default DELETE counts as a cancel, POST as a submission,
     and every other method as a read.
@@ -94,6 +94,7 @@ class Endpoint:
     summary: str
     replies: Any
     body: Body | None = None
+    streamed_body: StreamedBody | None = None
     query: tuple[Query, ...] = ()
     errors: tuple[Code, ...] = ()
     limit: RequestKind | None = None
@@ -104,6 +105,13 @@ class Endpoint:
     pending_reply: Any = None
     stream: Any = None
     lines: Any = None
+
+    @property
+    def bodies(self) -> tuple[Body, ...]:
+        """The kinds of body that a request may have."""
+        if self.streamed_body is not None:
+            return self.streamed_body.kinds
+        return () if self.body is None else (self.body,)
 
     @cached_property
     def route(self) -> str:
@@ -119,6 +127,8 @@ class Endpoint:
         self, rules: BodyRules, request: Request, state: State, request_id: str
     ) -> AnyResponse:
         """Pass a request through the guards to the handler. Raises PolluxError."""
+        if self.streamed_body is not None:
+            request.scope["streams_body"] = True
         context = await self._identify(request, state, request_id)
         match self.request_kind:
             case "submission":

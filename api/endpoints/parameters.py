@@ -13,6 +13,7 @@ from api.endpoints.endpoint import RequestContext
 from api.generation_ref import GenerationRef
 from shared import ids
 from shared.errors import Code, RequestError
+from shared.stores import idempotency_records
 from shared.stores.batches import BatchRef
 from shared.telemetry import logs
 
@@ -24,12 +25,21 @@ _DAY: Final = re.compile(r"[12][0-9]{3}-[0-9]{2}-[0-9]{2}")
 
 def idempotency(context: RequestContext, route: str) -> Idempotency | None:
     """Return the caller's Idempotency-Key, if any, for this route and body."""
+    key = _idempotency_key(context)
+    return None if key is None else Idempotency.of(key, route, context.raw)
+
+
+def idempotency_key(context: RequestContext) -> str | None:
+    """Return the hash of the caller's Idempotency-Key, if any, for a body that is not here yet."""
+    key = _idempotency_key(context)
+    return None if key is None else idempotency_records.hash_key(key)
+
+
+def _idempotency_key(context: RequestContext) -> str | None:
     key = context.fields.get(b"idempotency-key")
-    if key is None:
-        return None
-    if not 0 < len(key) <= _KEY_CHARACTERS_MAX:
+    if key is not None and not 0 < len(key) <= _KEY_CHARACTERS_MAX:
         raise RequestError("Idempotency-Key has 1 to 255 characters.", Code.INVALID_FIELDS)
-    return Idempotency.of(key, route, context.raw)
+    return key
 
 
 def generation_id(context: RequestContext) -> str:

@@ -35,15 +35,46 @@ class Body(Protocol):
         """Return the value. Raises RequestError (MISSING_FIELDS, INVALID_FIELDS)."""
 
 
+class StreamedBody:
+    """A body of one of several kinds that the handler reads as it comes, compressed or not."""
+
+    def __init__(self, *kinds: Body) -> None:
+        self.kinds = kinds
+
+    def kind_of(self, fields: FieldsByName) -> Body:
+        """Return the body's kind, the first where none is named.
+
+        Raises RequestError (UNSUPPORTED_MEDIA_TYPE).
+        """
+        media_type = _media_type(fields)
+        kind = next((kind for kind in self.kinds if not media_type or kind.takes(media_type)), None)
+        if kind is None:
+            listed = " or ".join(kind.media_type for kind in self.kinds)
+            raise RequestError(f"The body must be {listed}.", Code.UNSUPPORTED_MEDIA_TYPE)
+        return kind
+
+
+def is_gzip(fields: FieldsByName) -> bool:
+    """Tell whether a body is compressed. Raises RequestError (UNSUPPORTED_MEDIA_TYPE)."""
+    encoding = fields.get(b"content-encoding", "").strip().lower()
+    if encoding not in {"", "identity", "gzip", "x-gzip"}:
+        raise RequestError("The body may be compressed by gzip only.", Code.UNSUPPORTED_MEDIA_TYPE)
+    return encoding.endswith("gzip")
+
+
 def check_kind(body: Body, fields: FieldsByName) -> None:
     """Raise RequestError (UNSUPPORTED_MEDIA_TYPE) for a body of another kind, or compressed."""
-    media_type = fields.get(b"content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(fields)
     if media_type and not body.takes(media_type):
         raise RequestError(f"The body must be {body.media_type}.", Code.UNSUPPORTED_MEDIA_TYPE)
     if media_type.startswith("text/") and not _is_utf8(fields[b"content-type"]):
         raise RequestError("The body must be in UTF-8.", Code.UNSUPPORTED_MEDIA_TYPE)
     if fields.get(b"content-encoding", "").lower() not in {"", "identity"}:
         raise RequestError("The body must not be compressed.", Code.UNSUPPORTED_MEDIA_TYPE)
+
+
+def _media_type(fields: FieldsByName) -> str:
+    return fields.get(b"content-type", "").partition(";")[0].strip().lower()
 
 
 def _is_utf8(content_type: str) -> bool:

@@ -73,7 +73,7 @@ def document(
     """Return the document of all dialects' routes; by default it says what they share."""
     rows = [endpoint for dialect in dialects for endpoint in dialect.endpoints]
     schemas = Schemas(
-        requests=[row.body.shape for row in rows if row.body is not None],
+        requests=[body.shape for row in rows for body in row.bodies],
         replies=[
             shape
             for shape in (
@@ -161,12 +161,15 @@ def _operation(endpoint: Endpoint, dialect: Dialect, schemas: Schemas) -> dict[s
             **_refusals(endpoint, dialect.errors, schemas),
         },
     }
-    if endpoint.body is not None:
-        shape = endpoint.body.shape
+    if endpoint.bodies:
         operation["requestBody"] = {
-            "description": schemas.about(shape),
+            "description": " ".join(schemas.about(body.shape) for body in endpoint.bodies),
             "required": True,
-            "content": _content(endpoint.body.media_type, schemas.of(shape)),
+            "content": {
+                media_type: schema
+                for body in endpoint.bodies
+                for media_type, schema in _content(body.media_type, schemas.of(body.shape)).items()
+            },
         }
     return operation
 
@@ -206,13 +209,15 @@ def _stream_content(stream: object, encoder: EventEncoder, schemas: Schemas) -> 
 
 
 def _refusals(endpoint: Endpoint, shape: ErrorShape, schemas: Schemas) -> dict[str, Any]:
-    codes = [*endpoint.errors, *_ALWAYS, *(_WITH_BODY if endpoint.body is not None else ())]
+    codes = [*endpoint.errors, *_ALWAYS, *(_WITH_BODY if endpoint.bodies else ())]
     by_status: dict[int, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(shape.status(code), []).append(code.value)
     response_headers: dict[int, tuple[str, ...]] = {429: headers.RATE}
     if set(headers.RATE) <= set(endpoint.response_headers):
         response_headers = dict.fromkeys(_WITH_RATE, headers.RATE)
+    if Code.UPLOAD_UNDER_WAY in codes:
+        response_headers[shape.status(Code.UPLOAD_UNDER_WAY)] = ("Retry-After",)
     if endpoint.pending_reply is not None:
         for category in FAILURE_STATUS:
             status = shape.failure_status(category)

@@ -105,6 +105,14 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     ]
 
 
+class InvalidItem(msgspec.Struct, frozen=True):
+    """An item of a batch that is wrong."""
+
+    line: Annotated[int, Meta(description="Its line, or its place among the items, from 1.")]
+    custom_id: Annotated[str, Meta(description="Its name, or the number of its line.")]
+    error: Annotated[str, Meta(description="What is wrong, in a sentence for a person.")]
+
+
 class Details(msgspec.Struct, frozen=True, kw_only=True):
     """Further fields of some refusals."""
 
@@ -127,11 +135,12 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="CONTEXT_TOO_LONG: what the largest model has that it could go to."),
     ] = UNSET
     quota: Annotated[
-        Literal["sessions", "stored_bytes", "keys"] | UnsetType,
+        Literal["sessions", "stored_bytes", "keys", "open_batches", "batch_items"] | UnsetType,
         Meta(
             description="QUOTA_EXCEEDED: what the account has too much of: sessions, or bytes of "
-            "the messages, answers, names and metadata that its sessions hold, or API keys. "
-            "Deleting sessions, or keys, makes room."
+            "the messages, answers, names and metadata that its sessions and batches hold, or API "
+            "keys, or batches that have not ended; or what the batch has too many of: items. "
+            "Deleting sessions, batches or keys makes room."
         ),
     ] = UNSET
     used: Annotated[
@@ -139,6 +148,14 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
     ] = UNSET
     limit: Annotated[
         int | UnsetType, Meta(description="QUOTA_EXCEEDED: how much of it the tier allows.")
+    ] = UNSET
+    invalid: Annotated[
+        int | UnsetType,
+        Meta(description="INVALID_FIELDS of a batch: how many of its items are wrong."),
+    ] = UNSET
+    errors: Annotated[
+        list[InvalidItem] | UnsetType,
+        Meta(description="INVALID_FIELDS of a batch: the first 100 of them."),
     ] = UNSET
     id: Annotated[
         str | UnsetType, Meta(description="GENERATION_ERROR: the generation that failed.")

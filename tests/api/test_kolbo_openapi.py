@@ -96,6 +96,7 @@ async def test_every_operation_answers_as_it_is_documented(
         await api.get("/api/v1/account/usage"),
         await api.patch(f"{list_}/{session}", json={"name": "n"}),
         await api.delete(f"{list_}/{session}"),
+        await api.post(batches, json={"items": [{"message": "hello"}]}),
         await api.get(batches),
         await api.get(f"{batches}/{stored}"),
         await api.get(f"{batches}/{stored}/results"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from api import errors
-from api.dialects.kolbo import account, batches, translate, wire
+from api.dialects.kolbo import account, batch_upload, batches, translate, wire
 from api.dialects.kolbo.links import LINKS
 from api.endpoints import parameters
 from api.endpoints.endpoint import Endpoint, Query, RequestContext
@@ -358,5 +358,6 @@ ENDPOINTS: Final = (
             Query("by", "string", "What to add up by: `day` by default.", account.BY),
         ),
     ),
+    batch_upload.CREATE,
     *batches.ENDPOINTS,
 )
