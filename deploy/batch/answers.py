@@ -182,9 +182,9 @@ def _lock(path: Path, file: BinaryIO) -> None:
 
 def _check_torn(path: Path, number: int, raw: bytes) -> None:
     """Refuse a last line that no killed run has left. Raises RequestError."""
-    begins = raw[: len(_BEGINNING)]
     # After a power failure its bytes may be zeros.
-    if raw.strip(b"\0") and not _BEGINNING.startswith(begins):
+    begins = raw.rstrip(b"\0")[: len(_BEGINNING)]
+    if not _BEGINNING.startswith(begins):
         raise _foreign(path, number)
 
 

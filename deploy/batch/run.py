@@ -202,11 +202,7 @@ class _Session:
             found: Batch | None = own[0]
         else:
             found = None if self._is_new or not existing else existing[-1]
-        if found is None or found.state == "validating":
-            number = len(runs) + 1 if found is None else len(runs)
-            batch = await uploader.create(number)
-        else:
-            batch = found
+        batch = found or await uploader.create(len(runs) + 1)
         self._tell_start(batch, uploader)
         return batch
 

@@ -65,7 +65,7 @@ def _lines(batch: Batch) -> list[tuple[str, str]]:
         ("batch", batch.batch_id),
         ("state", _state(batch)),
         ("prompts", f"{batch.total:,} ({items})" if items else f"{batch.total:,}"),
-        ("invalid", f"{batch.invalid:,} lines" if batch.invalid else ""),
+        ("invalid", f"{batch.invalid:,}" if batch.invalid else ""),
         ("rate", f"{batch.items_per_second:.1f} a second" if batch.items_per_second else ""),
         ("time left", f"{duration(eta.p50)}, at most {duration(eta.p90)}" if eta else ""),
         ("credits", f"{credits_of(batch).removesuffix(' credits')}{held}{forecast}"),

@@ -21,7 +21,7 @@ from shared.errors import Code, RequestError, UnavailableError
 
 _LEVEL: Final = 3
 _GZIP_BITS: Final = 31
-_CONFLICT_SECONDS: Final = 1.0
+_CONFLICT_SECONDS: Final = 0.5
 # The first run may have been deleted before the second.
 _RUNS_LOOKED_AT: Final = 2
 
@@ -60,17 +60,12 @@ class Uploader:
     async def create(self, number: int) -> Batch:
         """Upload the prompts as the run of this number, or return the one that exists by then."""
         key = self._key(number)
-        while True:
-            found = await self._api.find(key)
-            if found is not None and found.state != "validating":
-                return found
-            if found is None:
-                receipt = await self._try_upload(key)
-                if receipt is not None:
-                    self.receipt = receipt
-                    return await self._api.load(receipt.batch_id)
-            else:
-                await self._wait_for_other(found.poll_interval_hint)
+        # A batch has its key once its upload has ended.
+        while (found := await self._api.find(key)) is None:
+            self.receipt = await self._try_upload(key)
+            if self.receipt is not None:
+                return await self._api.load(self.receipt.batch_id)
+        return found
 
     async def _try_upload(self, key: str) -> Receipt | None:
         """Upload once; None where the outcome has to be looked up."""

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from deploy.batch.answers import answer_file
 from tests.deploy.batch_command import (
     names_in,
     read_answers,
@@ -170,19 +172,34 @@ def test_refused_and_cut_uploads_are_sent_again_with_the_same_key(
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 20)
     batches_api.faults += [
-        Fault(_UPLOAD, 409, ("Retry-After: 1",)),
+        Fault(_UPLOAD, 409),
         Fault(_UPLOAD, 429, ("Retry-After: 1",)),
-        Fault(_UPLOAD, 503, ("Retry-After: 1",)),
+        Fault(_UPLOAD, 503),
         Fault(_UPLOAD, body_bytes=1),
         # The batch is made, and the reply lost.
         Fault(_UPLOAD),
     ]
+    began = time.monotonic()
     result = batch(*_RUN)
     assert result.code == 0, result.err
+    assert time.monotonic() >= began + 1
     assert names_in(short_folder / "answers.jsonl") == names
     assert len({upload.headers["idempotency-key"] for upload in batches_api.named(_UPLOAD)}) == 1
     assert len(batches_api.batches) == 1
     assert batches_api.named(_UPLOAD)[-1].body
+
+
+def test_a_batch_that_another_command_has_just_made_is_taken(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
+) -> None:
+    names = write_prompts(short_folder / "prompts.jsonl", 3)
+    assert batch("run", "prompts.jsonl", "--detach", "--max-credits", "50").code == 0
+    # It is not there yet when it is looked up, three times, and is when the prompts are sent.
+    batches_api.faults += [Fault("GET /api/v1/batches", hides=True)] * 3
+    result = batch(*_RUN, "--max-credits", "60")
+    assert result.code == 0, result.err
+    assert names_in(short_folder / "answers.jsonl") == names
+    assert (len(batches_api.named(_UPLOAD)), len(batches_api.batches)) == (2, 1)
 
 
 def test_the_api_may_be_restarted(batches_api: ScriptedBatches, short_folder: Path) -> None:
@@ -310,6 +327,16 @@ def test_a_file_with_other_content_is_kept_and_nothing_is_sent(
     assert (result.code, batches_api.batches) == (1, [])
     assert sentence in result.err
     assert (short_folder / "answers.jsonl").read_text() == content
+
+
+def test_two_commands_do_not_write_one_file(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
+) -> None:
+    write_prompts(short_folder / "prompts.jsonl", 3)
+    with answer_file(short_folder / "answers.jsonl", "input", overwrite=False):
+        result = batch(*_RUN)
+    assert (result.code, batches_api.batches) == (1, [])
+    assert "Another command is writing answers.jsonl." in result.err
 
 
 def test_an_estimate_sends_no_prompt(

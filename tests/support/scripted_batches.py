@@ -37,8 +37,9 @@ class Request(NamedTuple):
 class Fault(NamedTuple):
     """What happens to the next request of a name.
 
-    It is refused with `status`; or `held` until the event is set; or its connection is cut: after
-    so many bytes of the request's or the reply's body, or after the reply was prepared.
+    A lookup of a key finds nothing (`hides`); it is refused with `status`; or `held` until the
+    event is set; or its connection is cut: after so many bytes of the request's or the reply's
+    body, or after the reply was prepared.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Fault(NamedTuple):
     body_bytes: int | None = None
     reply_bytes: int | None = None
     held: asyncio.Event | None = None
+    hides: bool = False
 
 
 class StoredBatch:
@@ -279,6 +281,9 @@ class ScriptedBatches:
         if fault is not None and fault.status:
             content: tuple[int, bytes] = _refusal(fault.status, "Not now.")
             await _write(writer, content, *fault.headers)
+            return
+        if fault is not None and fault.hides:
+            await _write(writer, _ok(batches=[]))
             return
         headers: tuple[str, ...] = ()
         parts = request.path.removeprefix("/api/v1/").split("/")

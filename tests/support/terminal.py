@@ -61,6 +61,13 @@ class Terminal:
         self._read()
         return "\n".join(line.rstrip() for line in self._lines).rstrip() + "\n"
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the command has ended."""
+        # What is not read would hold the command up.
+        self._read()
+        return self._process.poll() is not None
+
     def type(self, text: str) -> None:
         """Type a text; the character with the code 3 is Ctrl-C."""
         os.write(self._outer, text.encode())
@@ -72,13 +79,7 @@ class Terminal:
 
     def wait_until_ended(self, seconds: float = 20.0) -> int:
         """Return the exit code."""
-
-        def has_ended() -> bool:
-            # What is not read would hold the command up.
-            self._read()
-            return self._process.poll() is not None
-
-        waiting.until_now(has_ended, seconds, what="the end")
+        waiting.until_now(lambda: self.has_ended, seconds, what="the end")
         return self._process.wait()
 
     def _read(self) -> None:
