@@ -44,6 +44,28 @@ function batches.load(root, account, id)
   return record
 end
 
+-- Returns what the end of an item needs of its batch, at the least cost. Raises an error where that is damaged.
+local function load_counts(root, account, id)
+  local state, stop, total, position, retrying, open, seq, used, held, unbooked, marks, low, keep_ms, unfed, reason,
+    completed, failed, cancelled, expired = unpack(redis.call('HMGET', batch_key(root, account, id), 'state', 'stop',
+    'total', 'position', 'retrying', 'open', 'seq', 'used', 'held', 'unbooked', 'marks', 'low', 'keep_ms', 'unfed',
+    'reason', 'completed', 'failed', 'cancelled', 'expired'))
+  if not state then return nil end
+  -- Arithmetic makes numbers of the texts, and raises an error where one is none.
+  local is_sound, record = pcall(function()
+    return {
+      state = state, stop = stop or nil, total = (total or 0) + 0, position = (position or 0) + 0,
+      retrying = retrying and retrying + 0 or nil, open = (open or 0) + 0, seq = (seq or 0) + 0, used = (used or 0) + 0,
+      held = (held or 0) + 0, unbooked = (unbooked or 0) + 0, marks = marks or nil, low = low and low + 0 or nil,
+      keep_ms = keep_ms and keep_ms + 0 or nil, unfed = unfed and unfed + 0 or nil, reason = reason or nil,
+      completed = (completed or 0) + 0, failed = (failed or 0) + 0, cancelled = (cancelled or 0) + 0,
+      expired = (expired or 0) + 0,
+    }
+  end)
+  if not is_sound then error('DAMAGED batch.counts', 0) end
+  return record
+end
+
 -- Returns up to which index its items have entered the queue, in this run.
 function batches.fed_to(record) return record.retrying or record.position end
 
@@ -142,7 +164,7 @@ local function parse_item(root, account, id, generation)
   return {
     batch = batch, index = tonumber(index), run = run, chunk = chunk, chunk_end = tonumber(chunk_end),
     tail = string.sub(id, #batch + 2), hold = tonumber(generation.hold) or 0,
-    record = record or batches.load(root, account, batch),
+    record = load_counts(root, account, batch),
   }
 end
 
@@ -184,14 +206,18 @@ local function add_mark(record, now)
 end
 
 -- Notes that an item has ended, in the chunk's hash and the order of finishing, and counts it in `record`, which the
--- caller writes. `letter` is one of STATES.
-function batches.note_item(root, account, id, record, chunk, index, run, letter, captured)
+-- caller writes. `letter` is one of STATES, `left` how many of the chunk's items are then open, if that changes.
+function batches.note_item(root, account, id, record, chunk, index, run, letter, captured, left)
   record.seq = record.seq + 1
   local state = batches.STATES[letter]
   record[state] = record[state] + 1
   redis.call('SETRANGE', batch_order_key(root, account, id), int((record.seq - 1) * 4), struct.pack('>I4', index))
-  redis.call('HSET', batch_chunk_key(root, account, id, chunk), int(index),
-    int(record.seq) .. ' ' .. run .. ' ' .. letter .. ' ' .. int(captured))
+  local ended = int(record.seq) .. ' ' .. run .. ' ' .. letter .. ' ' .. int(captured)
+  if left then
+    redis.call('HSET', batch_chunk_key(root, account, id, chunk), int(index), ended, 'left', int(left))
+  else
+    redis.call('HSET', batch_chunk_key(root, account, id, chunk), int(index), ended)
+  end
 end
 
 -- Notes a chunk whose items have all ended, if this is one. Returns whether it is.
@@ -250,8 +276,7 @@ function batches.note_end(root, account, item, stage, failure, captured, overrun
   if overrun > 0 and not is_booked then
     redis.call('HINCRBY', batch_key(root, account, id), 'unbooked_overrun', int(overrun))
   end
-  batches.note_item(root, account, id, record, item.chunk, item.index, item.run, letter, captured)
-  redis.call('HSET', batch_chunk_key(root, account, id, item.chunk), 'left', int(item.left - 1))
+  batches.note_item(root, account, id, record, item.chunk, item.index, item.run, letter, captured, item.left - 1)
   local hint = batches.complete_chunk(root, account, id, record, item.chunk, item.chunk_end, item.left - 1, now) and 2
     or 0
   local state = batches.save(root, account, id, record, now)
@@ -271,7 +296,7 @@ function batches.note_damaged(root, account, id, generation)
   end
 end
 
--- An item's record and messages stay until its chunk is packed.
+-- An item's record and messages stay until its chunk is packed, also where another end let them expire.
 function batches.keep(root, account, id)
   redis.call('PERSIST', generation_key(root, account, id))
   redis.call('PERSIST', turns_key(root, account, id, '0'))

@@ -22,11 +22,14 @@ local function update_session(session, generation, ending, now, tokens, pending,
   end
 end
 
--- Stores the assistant's message of a generation of a session, or of one without (`is_alone`).
-local function store_answer(root, account, id, generation, ending, is_alone)
+-- Stores the assistant's message of a generation of a session, or of one without (`is_alone`). That of an `item` of a
+-- batch stays until its chunk is packed.
+local function store_answer(root, account, id, generation, ending, is_alone, item)
   local chunk = turns_chunk_key(root, account, generation.session, generation.turn)
   redis.call('HSET', chunk, generation.turn .. ':a', ending.assistant)
-  if is_alone then
+  if item then
+    redis.call('PERSIST', chunk)
+  elseif is_alone then
     redis.call('PEXPIRE', chunk, int(ending.keep[1]))
     -- `restore` of a version that knows only sessions has put it behind a head that there is not.
     redis.call('ZREM', waiting_key(root, account, generation.session), id)
@@ -71,7 +74,7 @@ local function finish_generation(root, account, id, generation, ending)
   unpark(root, account, id, generation)
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
   local is_alone = has_no_session(id, generation)
-  if head or is_alone then store_answer(root, account, id, generation, ending, is_alone) end
+  if head or is_alone then store_answer(root, account, id, generation, ending, is_alone, item) end
   if head then
     update_session(session, generation, ending, now, tokens, pending, bytes)
     redis.call('ZADD', sessions_key(root, account), now, generation.session)
@@ -92,10 +95,7 @@ local function finish_generation(root, account, id, generation, ending)
   end
   if generation.crashes and ending.stage == 'completed' then extend_storm_if_blamed(root, generation, ending.now) end
   redis.call('HSET', key, 'stage', ending.stage, 'finished', now, 'captured', int(captured), 'last', last)
-  if item then
-    batches.keep(root, account, id)
-    return captured, hint
-  end
+  if item then return captured, hint end
   redis.call('PEXPIRE', key, int(ending.keep[1]))
   account_log.append_end(root, account, id, generation, ending.stage, ending.now, ending.keep)
   return captured
