@@ -8,6 +8,7 @@ arq_front          Program: a front and a worker of stock arq, the peer of `pick
 backlog            Accept and claim at a backlog of a million, compared with a thousand
 bare_front         Program: bare uvicorn with one Redis call a request, the baseline of `front`
 batch_download     Cost of the download of a batch's results: speed, memory, and everybody else
+batch_engine       Items a second of a batch beside the engine's own rate, and bytes of an item
 bounds             Every bound that a figure is held to, with its reason
 cancel             From a cancel to the end of the upstream's call
 contestants        Starts our engine and its peers as processes, and exchanges lines with them

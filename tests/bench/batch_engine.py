@@ -1,12 +1,13 @@
 """How fast a batch runs through the engine, and what its items leave in Redis.
 
-Two workers, whose provider answers at once inside the worker. In turns with the engine's own rate: as
-many plain generations that wait already. A batch is measured from the workers' start until its last
-chunk is packed, so feeding, counting and packing are included. Then the bytes that an item takes
-while it waits, beyond its compressed text, and when it has ended, beyond its compressed answer.
+Two workers, whose provider answers at once inside the worker, in turns with the engine's own rate:
+as many plain generations that wait already. A batch is measured from the workers' start until
+its last chunk is packed, so feeding, counting and packing are included. Then the bytes that an item
+takes while it waits, beyond its compressed text, and when it has ended, beyond its answer.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Final, NamedTuple
 
@@ -29,6 +30,9 @@ _GIVE_UP_SECONDS: Final = 300.0
 _PAUSE_SECONDS: Final = 0.02
 
 
+Check = Callable[[], Awaitable[bool]]
+
+
 class Run(NamedTuple):
     """A rate, the CPU seconds of an item in the workers, and bytes of an item in Redis."""
 
@@ -44,9 +48,7 @@ async def measure(count: int = ITEMS, runs: int = RUNS) -> list[Figure]:
     async def pair() -> tuple[Run, Run]:
         return await _batch(count), await _plain(count)
 
-    pairs = await figures.rounds(
-        runs, pair, lambda each: [_ratio(each) >= bounds.BATCH_OF_ENGINE]
-    )
+    pairs = await figures.rounds(runs, pair, lambda each: [_ratio(each) >= bounds.BATCH_OF_ENGINE])
     ratio = median(map(_ratio, pairs))
     batch, plain = ([each[index] for each in pairs] for index in (0, 1))
     return [
@@ -87,7 +89,7 @@ async def _plain(count: int) -> Run:
         return Run(done.per_second, used / count)
 
 
-def _is_drained(rig: QueueRig):  # type: ignore[no-untyped-def]
+def _is_drained(rig: QueueRig) -> Check:
     async def is_drained() -> bool:
         return not await rig.unfinished()
 
@@ -135,7 +137,7 @@ def _allocated(rig: QueueRig) -> int:
         return int(memory["used_memory_dataset"])
 
 
-async def _work(stack: AsyncExitStack, rig: QueueRig, is_over):  # type: ignore[no-untyped-def]
+async def _work(stack: AsyncExitStack, rig: QueueRig, is_over: Check) -> tuple[float, float]:
     """Let workers work until all is done; return their CPU seconds, and the seconds it took."""
     words = ("work", "--silent")
     programs = [

@@ -124,6 +124,7 @@ DOWNLOADED_LINES: Final = 20_000
 DOWNLOAD_MIB: Final = 16
 # Persons do not notice that somebody downloads.
 BESIDE_DOWNLOAD: Final = 1.1
+
 # batch_engine: feeding, counting and packing cost an item a fifth of a generation at most, and
 # beside what is compressed it leaves its place in the orders and its share of its chunk's keys.
 BATCH_OF_ENGINE: Final = 0.8

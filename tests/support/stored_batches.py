@@ -45,9 +45,10 @@ async def store(
     account: str = "ann",
     max_credits: int | None = None,
     deadline_ms: int = HOUR_MS,
+    id_: str | None = None,
 ) -> str:
     """Store a running batch; return its id."""
-    batch = ids.new_id()
+    batch = id_ or ids.new_id()
     seconds, micros = await redis.call("TIME")
     now = int(seconds) * 1000 + int(micros) // 1000
     stored = [pack_items(list(chunk)) for chunk in chunks]
