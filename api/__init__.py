@@ -6,6 +6,7 @@ wiring               Connects to Redis and wires the parts of every room into St
 state                What all requests of a process share, made once by the lifespan
 errors               From an error code to status, headers and a body in the mount's own shape
 refresh_ahead_cache  Values by name, reloaded in the background before they are too old
+batch_tasks          Work for batches that a request begins and does not wait for
 live_fleet           The live workers, and the models that callers may ask for
 generation_ref       Where one generation is stored: partition root, account, id
 server               HTTP/1.1 on one connection: bounds, timeouts and refusals in JSON

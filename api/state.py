@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from api.accept.accept import Submissions
 from api.accept.rejections import Rejections
+from api.batch_tasks import BatchTasks
 from api.batches.uploads import Uploads
 from api.follow.stream import Streams
 from api.follow.subscriber import Subscriber
@@ -65,6 +66,7 @@ class State:
     hints: Hints
     generations: CurrentGenerations
     batch_results: BatchResults
+    batch_tasks: BatchTasks
     subscriber: Subscriber
     streams: Streams
     waits: Waits

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from api.accept.accept import Submissions
 from api.accept.load_shedding import LoadMonitor
 from api.accept.rejections import Rejections
+from api.batch_tasks import BatchTasks
 from api.batches.chunks import Store
 from api.batches.uploads import Uploads
 from api.follow.ring import Rings
@@ -54,6 +55,8 @@ class _Foundation:
     subscriber: Subscriber
     accounts: Accounts
     revocations: Revocations
+    batch_results: BatchResults
+    batch_tasks: BatchTasks
     catalogue_holder: CatalogueHolder
 
 
@@ -91,6 +94,7 @@ async def connected_state(
         for task in tasks:
             task.cancel()
         subscriptions.close()
+        await foundation.batch_tasks.close()
         await subscriber.close()
         await foundation.durable_redis.close()
         await redis.close()
@@ -119,6 +123,8 @@ def _foundation(settings: Settings, environment: Mapping[str, str], clock: Clock
         subscriber=Subscriber(settings.redis),
         accounts=accounts,
         revocations=Revocations(accounts, clock),
+        batch_results=BatchResults(redis),
+        batch_tasks=BatchTasks(redis, settings, clock),
         catalogue_holder=CatalogueHolder(Catalogue.of(settings)),
     )
 
@@ -133,8 +139,7 @@ def _wire(foundation: _Foundation, server_watch: ServerWatch, url_signer: UrlSig
     model_durations = ModelDurations(redis, catalogue_holder, clock)
     load_monitor = LoadMonitor(redis, settings.redis, clock)
     rejections = Rejections(settings.limits, load_monitor, model_durations, rate_limits)
-    batch_results = BatchResults(redis)
-    batch_items = BatchItems(redis, batch_results, clock)
+    batch_items = BatchItems(redis, foundation.batch_results, clock)
     generations = CurrentGenerations(redis, settings, live_fleet, batch_items)
     submissions = Submissions(
         settings=settings,
@@ -168,7 +173,8 @@ def _wire(foundation: _Foundation, server_watch: ServerWatch, url_signer: UrlSig
         uploads=Uploads(settings, _store(foundation, rejections), submissions, live_fleet),
         hints=Hints(model_durations, live_fleet, settings.retention.generation_seconds),
         generations=generations,
-        batch_results=batch_results,
+        batch_results=foundation.batch_results,
+        batch_tasks=foundation.batch_tasks,
         subscriber=foundation.subscriber,
         streams=Streams(
             redis=redis,

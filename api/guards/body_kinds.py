@@ -23,10 +23,14 @@ _CHARSET: Final = re.compile(r';\s*charset\s*=\s*"?([^";\s]+)', re.IGNORECASE)
 
 
 class Body(Protocol):
-    """One kind of body; `shape` is the type of its value, or of each of its lines."""
+    """One kind of body; `shape` is the type of its value, or of each of its lines.
+
+    `is_required`: a request without one is refused.
+    """
 
     shape: Any
     media_type: str
+    is_required: bool
 
     def takes(self, media_type: str) -> bool:
         """Whether a body with this Content-Type, without parameters, is of this kind."""
@@ -86,6 +90,7 @@ class JsonBody:
     """JSON of one type. Of a repeated name, the last value counts."""
 
     media_type: str = "application/json"
+    is_required = True
 
     def __init__(self, shape: Any) -> None:
         self.shape = shape
@@ -122,6 +127,17 @@ class JsonBody:
         return msgspec.convert(value, self.shape)
 
 
+class OptionalJsonBody(JsonBody):
+    """JSON of one type; no body at all counts as an empty object."""
+
+    is_required = False
+
+    @override
+    def decode(self, raw: bytes, unknown_fields: UnknownFields = "refuse") -> Any:
+        """Return the typed value. Raises RequestError (MISSING_FIELDS, INVALID_FIELDS)."""
+        return super().decode(raw or b"{}", unknown_fields)
+
+
 class JsonLinesBody(JsonBody):
     """Lines of JSON, each of one type; empty lines are skipped. A refusal names the line."""
 
@@ -152,6 +168,7 @@ class TextBody:
     """Text in UTF-8; `shape` is `str` with its name and description for the document."""
 
     media_type: str = "text/plain"
+    is_required = True
 
     def __init__(self, shape: Any) -> None:
         self.shape = shape

@@ -164,7 +164,7 @@ def _operation(endpoint: Endpoint, dialect: Dialect, schemas: Schemas) -> dict[s
     if endpoint.bodies:
         operation["requestBody"] = {
             "description": " ".join(schemas.about(body.shape) for body in endpoint.bodies),
-            "required": True,
+            "required": endpoint.body is None or endpoint.body.is_required,
             "content": {
                 media_type: schema
                 for body in endpoint.bodies

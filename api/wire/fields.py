@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from shared.errors import Category, Code
 from shared.lifecycle import Stage, State
+from shared.wire.batch import BatchState
 from shared.wire.message import Citation, FinishReason
 from shared.wire.routing import Routing
 
@@ -120,7 +121,8 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
         str | UnsetType, Meta(description="SESSION_BUSY: the generation that the session answers.")
     ] = UNSET
     state: Annotated[
-        State | UnsetType, Meta(description="ALREADY_FINISHED: the state that it ended in.")
+        State | BatchState | UnsetType,
+        Meta(description="ALREADY_FINISHED: the state that the generation, or the batch, is in."),
     ] = UNSET
     routing: Annotated[
         Routing | UnsetType,

@@ -20,8 +20,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from shared.errors import DAMAGED, EXPIRED, Failure
-from shared.redis import keys
+from shared.redis import functions, keys
 from shared.redis.client import Connection
+from shared.redis.functions import EndedItem
 from shared.wire.batch import (
     Batch,
     ItemName,
@@ -108,6 +109,8 @@ class BatchResults:
         first = starts[chunk]
         end = starts[chunk + 1] if chunk + 1 < len(starts) else batch.total
         results = await self._folded(ref, chunk, end - first)
+        if None in results or batch.retried_seq:
+            results = await self._with_unfolded(ref, chunk, first, end - first)
         if batch.retried_seq and batch.stop is None and batch.state not in ENDED:
             results = [None if _runs_again(each, batch) else each for each in results]
         await self._add_cut_off(ref, batch, chunk, ChunkResults(first, results))
@@ -161,6 +164,30 @@ class BatchResults:
             return list(await asyncio.to_thread(unpack_results, stored))
         return list(unpack_results(stored))
 
+    async def _with_unfolded(
+        self, ref: BatchRef, chunk: int, first: int, count: int
+    ) -> list[ItemResult | None]:
+        """Return what has ended, folded or not.
+
+        The folded chunk is read second: one that is folded in between is found there. If its names
+        have gone by then, it was folded later still.
+        """
+        ask = functions.ReadEndedAsk(account=ref.account, batch=ref.id, chunk=chunk)
+        ended = await functions.read_ended(self._redis, ref.root, ask)
+        results = await self._folded(ref, chunk, count)
+        names = await self._load_names(ref, chunk) if ended and None in results else ()
+        if not names and any(results[item.index - first] is None for item in ended):
+            ended, results = [], await self._folded(ref, chunk, count)
+        for item in ended:
+            place = item.index - first
+            earlier = results[place]
+            if earlier is not None and earlier.seq >= item.seq:
+                continue
+            name = earlier or (names[place] if place < len(names) else None)
+            if name is not None:
+                results[place] = _unfolded(item, name)
+        return results
+
     async def _add_cut_off(
         self, ref: BatchRef, batch: Batch, chunk: int, found: ChunkResults
     ) -> None:
@@ -193,6 +220,19 @@ class BatchResults:
         if len(self._names) > _CHUNKS_NAMED:
             self._names.popitem(last=False)
         return names
+
+
+def _unfolded(ended: EndedItem, name: ItemName | ItemResult) -> ItemResult:
+    return ItemResult(
+        custom_id=name.custom_id,
+        line=name.line,
+        state=ended.state,
+        seq=ended.seq,
+        answer=ended.answer,
+        captured=ended.captured,
+        fault="" if ended.answer else name.fault,
+        copy_of=name.copy_of,
+    )
 
 
 def failure(item: ItemResult, answer: AssistantMessage | None) -> Failure | None:

@@ -1,10 +1,20 @@
 """Batches as they are listed and shown: counts, pace, credits, and whose they are."""
 
+import asyncio
+import json
+
+import httpx
 import pytest
 
+from api.resources import batches as batches_room
+from shared.batches.feed import BatchFeeder
+from shared.clock import SystemClock
 from shared.redis import keys
 from shared.stores import idempotency_records
-from tests.support.api_client import ApiClient, body, refused
+from shared.wire.batch import BatchItem, ItemResult
+from tests.support import stored_batches, waiting as waiting_for
+from tests.support.api_client import ApiClient, Json, body, refused
+from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stored_batch import (
     CREATED,
     StoreBatch,
@@ -12,6 +22,7 @@ from tests.support.stored_batch import (
     answered,
     waiting,
 )
+from tests.support.stored_batches import in_chunks, item, items
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -120,3 +131,171 @@ async def test_another_accounts_batch_is_unknown(
         refused(await api.get(path.replace(id_, "unknown")), 404, "BATCH_NOT_FOUND")
         refused(await api.get(path.replace(id_, "no%0aid")), 404, "BATCH_NOT_FOUND")
     assert body(await other.get(LIST))["batches"] == []
+
+
+class Mill:
+    """Batches that run, as an upload leaves them; the customer's account has them."""
+
+    def __init__(self, system: System, api: ApiClient, root: str) -> None:
+        self.system, self.api, self.root = system, api, root
+
+    async def begin(self, lines: list[BatchItem], *, max_credits: int | None = None) -> str:
+        chunks = in_chunks(lines, 4)
+        return await stored_batches.store(
+            self.system.redis, self.root, chunks, account="one", max_credits=max_credits
+        )
+
+    async def feed(self) -> None:
+        feeder = BatchFeeder(self.system.redis, self.system.settings, SystemClock())
+        await feeder.feed(self.root, "one")
+
+    async def show(self, batch: str) -> Json:
+        return body(await self.api.get(f"{LIST}/{batch}"))
+
+    async def act(self, batch: str, action: str, **fields: object) -> Json:
+        return body(await self.api.post(f"{LIST}/{batch}/{action}", json=fields or None))
+
+    async def until(self, batch: str, state: str) -> Json:
+        async def is_there() -> bool:
+            return bool((await self.show(batch))["state"] == state)
+
+        await waiting_for.until(is_there, what=f"the state {state}")
+        return await self.show(batch)
+
+    async def left(self, batch: str) -> list[bytes]:
+        found: list[bytes] = await self.system.redis.call("KEYS", f"{self.root}*{batch}*")
+        return found
+
+
+@pytest.fixture
+async def mill(system: System, api: ApiClient) -> Mill:
+    """Return batches that run."""
+    return Mill(system, api, system.accounts.root_of(await system.account()))
+
+
+async def test_a_batch_is_paused_and_resumed(mill: Mill) -> None:
+    id_ = await mill.begin(items(6))
+    for _ in range(2):
+        paused = await mill.act(id_, "pause")
+        assert (paused["state"], paused["reason"]) == ("paused", "user")
+    await mill.feed()
+    assert (await mill.show(id_))["counts"]["open"] == 0
+    resumed = await mill.act(id_, "resume", max_credits=12.5)
+    assert (resumed["state"], resumed["reason"]) == ("running", None)
+    assert resumed["credits"]["max"] == 12.5
+
+    async def is_fed() -> bool:
+        return bool((await mill.show(id_))["counts"]["open"] == 6)
+
+    # Without any worker: this process feeds it.
+    await waiting_for.until(is_fed, what="items in the queue")
+    # No body is as good as an empty one.
+    assert (await mill.act(id_, "resume"))["credits"]["max"] == 12.5
+    wrong = await mill.api.post(f"{LIST}/{id_}/resume", json={"max_credits": 0})
+    refused(wrong, 400, "INVALID_FIELDS")
+    await mill.act(id_, "cancel")
+
+
+async def test_a_cancel_is_answered_at_once_and_ends_what_is_open_after_it(mill: Mill) -> None:
+    id_ = await mill.begin(items(100))
+    await mill.feed()
+    cancelled = await mill.act(id_, "cancel")
+    assert cancelled["cancelling"] or cancelled["state"] == "cancelled"
+    assert cancelled["counts"]["waiting"] == 0
+    ended = await mill.until(id_, "cancelled")
+    assert ended["counts"]["cancelled"] == 100
+    assert (ended["cancelling"], ended["credits"]["held"]) == (False, 0)
+    assert (await mill.act(id_, "cancel"))["state"] == "cancelled"
+    for action in ("pause", "resume", "retry"):
+        answer = await mill.api.post(f"{LIST}/{id_}/{action}")
+        assert refused(answer, 409, "ALREADY_FINISHED")["state"] == "cancelled"
+    assert (await mill.api.credits())["held"] == 0
+
+
+@pytest.mark.usefixtures("worker")
+async def test_failed_items_run_again(mill: Mill, provider: ScriptedProvider) -> None:
+    fails = {"prompt 2"}
+    provider.answer = lambda request: (
+        ScriptedAnswer(status=400) if request.last in fails else ScriptedAnswer(text=request.last)
+    )
+    id_ = await mill.begin([*items(3), item(4, fault="Wrong.")])
+    await mill.feed()
+    ended = await mill.until(id_, "completed")
+    assert [ended["counts"][state] for state in ("completed", "failed")] == [2, 2]
+    answer = await mill.api.post(f"{LIST}/{id_}/cancel")
+    assert refused(answer, 409, "ALREADY_FINISHED")["state"] == "completed"
+    fails.clear()
+    assert (await mill.act(id_, "retry"))["state"] == "running"
+    ended = await mill.until(id_, "completed")
+    assert [ended["counts"][state] for state in ("completed", "failed")] == [3, 1]
+    results = await mill.api.get(f"{LIST}/{id_}/results", params={"state": "completed"})
+    assert len(results.text.splitlines()) == 3
+    results = await mill.api.get(f"{LIST}/{id_}/results", params={"order": "finished"})
+    [*_, last] = results.text.splitlines()
+    assert json.loads(last)["result"]["content"] == "prompt 2"
+
+
+async def test_a_retry_counts_among_the_open_batches(
+    system: System, mill: Mill, batch: StoredBatch
+) -> None:
+    system.change_tier("enterprise", open_batches_max=1)
+    await mill.begin(items(1))
+    mill.api.base_url = httpx.URL(await system.front())
+    failed = ItemResult(custom_id="f", line=1, state="failed", seq=1, item=waiting(1))
+    await batch.add([failed])
+    id_ = await batch.write("failed", failed=1)
+    error = refused(await mill.api.post(f"{LIST}/{id_}/retry"), 403, "QUOTA_EXCEEDED")
+    assert [error[name] for name in ("quota", "used", "limit")] == ["open_batches", 1, 1]
+
+
+async def test_a_batch_that_has_ended_is_deleted_whole(mill: Mill) -> None:
+    id_ = await mill.begin(items(9))
+    await mill.act(id_, "cancel")
+    await mill.until(id_, "cancelled")
+    assert body(await mill.api.delete(f"{LIST}/{id_}")) == {
+        "success": True, "batch_id": id_, "deleted": True,
+    }  # fmt: skip
+    refused(await mill.api.get(f"{LIST}/{id_}"), 404, "BATCH_NOT_FOUND")
+    assert body(await mill.api.get(LIST))["batches"] == []
+
+    async def is_gone() -> bool:
+        return not await mill.left(id_)
+
+    await waiting_for.until(is_gone, what="the end of its keys")
+    refused(await mill.api.delete(f"{LIST}/{id_}"), 404, "BATCH_NOT_FOUND")
+
+
+async def test_a_batch_that_runs_is_cancelled_and_deleted(mill: Mill) -> None:
+    id_ = await mill.begin(items(30))
+    await mill.feed()
+    assert body(await mill.api.delete(f"{LIST}/{id_}"))["deleted"] is True
+    refused(await mill.api.get(f"{LIST}/{id_}"), 404, "BATCH_NOT_FOUND")
+    assert (await mill.api.credits())["held"] == 0
+
+
+async def test_a_batch_whose_workers_do_not_stop_is_due_for_deletion_when_they_have(
+    system: System, mill: Mill, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches_room, "_DELETION_SECONDS", 0.0)
+    gate = asyncio.Event()
+    provider.answer = lambda _: ScriptedAnswer(gate=gate)
+    await system.worker()
+    id_ = await mill.begin(items(1))
+    await mill.feed()
+
+    async def runs() -> bool:
+        return bool(provider.requests)
+
+    await waiting_for.until(runs, what="the item's call")
+    assert body(await mill.api.delete(f"{LIST}/{id_}"))["deleted"] is True
+    gate.set()
+
+    async def is_due() -> bool:
+        record = keys.BATCH(mill.root, "one", id_)
+        state, finished, due = await system.redis.call(
+            "HMGET", record, "state", "finished", "delete_at"
+        )
+        return state is None or (state == b"cancelled" and finished == due)
+
+    await waiting_for.until(is_due, what="a batch that is due")
+    await mill.api.delete(f"{LIST}/{id_}")

@@ -83,7 +83,7 @@ async def test_every_operation_answers_as_it_is_documented(
     await api.submit_and_wait("fails", session_id=session)
     list_, batches = "/api/v1/chat/conversations", "/api/v1/batches"
     await batch.add([answered(1, "done"), None])
-    stored = await batch.write()
+    stored, actions = await batch.write(), ("pause", "resume", "cancel", "retry")
     answers = [
         await api.post("/api/v1/chat", json=asked),
         await api.get(receipt["poll_url"]),
@@ -100,6 +100,8 @@ async def test_every_operation_answers_as_it_is_documented(
         await api.get(batches),
         await api.get(f"{batches}/{stored}"),
         await api.get(f"{batches}/{stored}/results"),
+        *[await api.post(f"{batches}/{stored}/{each}") for each in actions],
+        await api.delete(f"{batches}/{stored}"),
     ]
     assert len(answers) == len(MOUNTS["/api/v1"])
     for answer in answers:

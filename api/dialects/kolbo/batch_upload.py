@@ -64,6 +64,7 @@ async def create(context: RequestContext) -> Response:
     else:
         lines = KolboLines(asked, limits)
         receipt = await context.state.uploads.receive_lines(head, body, _terms(asked), lines)
+    context.state.batch_tasks.begin_feed(context.caller.root, context.caller.account.id)
     return _reply(receipt)
 
 

@@ -17,6 +17,15 @@ BatchPollUrl = Annotated[str, Meta(description="The path of the batch.")]
 ResultsUrl = Annotated[str, Meta(description="The path of its results, as JSON lines.")]
 
 
+class ResumeBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a paused batch goes on."""
+
+    max_credits: Annotated[
+        Annotated[float, Meta(gt=0, le=1_000_000_000)] | None,
+        Meta(description="The new limit of what the whole batch may cost; absent: as it was."),
+    ] = None
+
+
 class ItemCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How many items are where; together they are `total`."""
 

@@ -3,9 +3,11 @@
 import re
 from typing import Final, cast
 
+from api.accept import options
 from api.dialects.kolbo import batch_translate, batch_wire, wire
 from api.endpoints import parameters
-from api.endpoints.endpoint import Endpoint, Query, RequestContext
+from api.endpoints.endpoint import Endpoint, Handler, Query, RequestContext
+from api.guards.body_kinds import OptionalJsonBody
 from api.polling import batch_pace
 from api.resources import batch_results, batches
 from api.resources.batch_results import ResultsWanted
@@ -50,6 +52,32 @@ def shown(context: RequestContext, batch: Batch) -> Response:
     return Response(batch_translate.batch_reply(batch, pace))
 
 
+async def pause(context: RequestContext) -> Response:
+    """POST /batches/{id}/pause: begin no more items."""
+    return shown(context, await batches.pause(context))
+
+
+async def resume(context: RequestContext) -> Response:
+    """POST /batches/{id}/resume: go on, possibly with a new limit."""
+    body: batch_wire.ResumeBody = context.body
+    return shown(context, await batches.resume(context, options.budget(body.max_credits)))
+
+
+async def retry(context: RequestContext) -> Response:
+    """POST /batches/{id}/retry: run the failed items again."""
+    return shown(context, await batches.retry(context))
+
+
+async def cancel(context: RequestContext) -> Response:
+    """POST /batches/{id}/cancel: end what has not ended."""
+    return shown(context, await batches.cancel(context))
+
+
+async def delete(context: RequestContext) -> Response:
+    """DELETE /batches/{id}: cancel it, and delete it with its results."""
+    return Response(batch_wire.BatchDeletedReply(batch_id=await batches.delete(context)))
+
+
 async def results(context: RequestContext) -> ChunkedResponse:
     """GET /batches/{id}/results: what has ended, as JSON lines."""
     sign = context.state.url_signer.sign_media
@@ -89,6 +117,31 @@ def _choice(context: RequestContext, name: str, choices: tuple[str, ...]) -> str
 
 def _accepts_gzip(accepted: str) -> bool:
     return any(_GZIP.fullmatch(each) for each in accepted.split(","))
+
+
+def _action(
+    name: str,
+    handler: Handler,
+    summary: str,
+    description: str,
+    *,
+    body: OptionalJsonBody | None = None,
+    more: tuple[Code, ...] = (),
+) -> Endpoint:
+    """Return the row of a change of a batch, which is answered with the batch as it is then."""
+    return Endpoint(
+        operation=f"{name}_batch",
+        method="POST",
+        path=f"/batches/{{batch_id}}/{name}",
+        scope="chat",
+        handler=handler,
+        limit="cancel",
+        summary=summary,
+        description=description,
+        body=body,
+        replies=batch_wire.BatchReply,
+        errors=(Code.BATCH_NOT_FOUND, Code.ALREADY_FINISHED, *more),
+    )
 
 
 ENDPOINTS: Final = (
@@ -148,6 +201,44 @@ ENDPOINTS: Final = (
             Query("state", "string", "Only items that ended so.", _STATES),
         ),
         response_headers=("Batch-State",),
+        errors=(Code.BATCH_NOT_FOUND,),
+    ),
+    _action(
+        "pause",
+        pause,
+        "Pause a batch",
+        "What is in the queue or runs goes on to its end. What costs too much pauses by itself.",
+    ),
+    _action(
+        "resume",
+        resume,
+        "Resume a batch",
+        "One that paused at its `max_credits` needs a higher one.",
+        body=OptionalJsonBody(batch_wire.ResumeBody),
+    ),
+    _action(
+        "retry",
+        retry,
+        "Run the failed items of a batch again",
+        "Only of one that has `completed` or `failed`, and not those of its lines that are wrong. "
+        "The new results take the place of the failures.",
+        more=(Code.QUOTA_EXCEEDED,),
+    ),
+    _action(
+        "cancel",
+        cancel,
+        "Cancel a batch",
+        "Answered at once; `cancelling` until its last item has ended. What was answered stays.",
+    ),
+    Endpoint(
+        operation="delete_batch",
+        method="DELETE",
+        path="/batches/{batch_id}",
+        scope="chat",
+        handler=delete,
+        summary="Delete a batch",
+        description="With its results; one that runs is cancelled first.",
+        replies=batch_wire.BatchDeletedReply,
         errors=(Code.BATCH_NOT_FOUND,),
     ),
 )

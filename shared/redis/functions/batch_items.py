@@ -305,11 +305,15 @@ def _state(word: str) -> BatchState:
 
 
 class StopBatchAsk(Ask, frozen=True, kw_only=True):
-    """Which batch to stop: an `expired` stop does nothing before the deadline."""
+    """Which batch to stop: an `expired` stop does nothing before the deadline.
+
+    `is_deleted`: it is to be deleted as soon as it has ended.
+    """
 
     account: str
     batch: str
     stop: BatchStop
+    is_deleted: bool = False
 
 
 class StoppedBatch(NamedTuple):

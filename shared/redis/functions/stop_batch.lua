@@ -1,5 +1,5 @@
 -- stop_batch: end what a batch has not begun, whatever its size; `end_open_items` ends the rest.
--- ASK      account, batch, stop ('cancelled' or 'expired')
+-- ASK      account, batch, stop ('cancelled' or 'expired'); is_deleted: its retention ends with it
 -- RETURNS  {state, how many items are open, 1 if a stop is under way}; {'unknown'} where there is none
 -- ATOMIC   because no item may enter the queue between the count and the stop.
 -- An 'expired' stop does nothing before the deadline. A repeated call finds the stop, or the end.
@@ -22,6 +22,10 @@ local function stop_batch(root, ask)
   local account, id = ask.account, ask.batch
   local record = batches.load_or_set_aside(root, account, id)
   if not record then return {'unknown'} end
+  if ask.is_deleted and not batches.FINAL[record.state] then
+    redis.call('HSET', batch_key(root, account, id), 'keep_ms', '0')
+    record.keep_ms = 0
+  end
   if record.stop then return {record.state, record.open, 1} end
   local now = now_ms()
   local is_early = ask.stop == 'expired' and (not record.deadline or record.deadline > now)
