@@ -329,6 +329,26 @@ class EgressSettings(Section, frozen=True, kw_only=True):
     ports: tuple[Annotated[int, Meta(ge=1, le=65_535)], ...] = (80, 443, 8080, 8443)
 
 
+class WebhookSettings(Section, frozen=True, kw_only=True):
+    """How events are delivered to receivers.
+
+    A receiver has `call_seconds` to answer, and a delivery is tried again for `give_up_seconds`. At
+    most `calls_per_host` calls of an account are under way to one host, one while it fails, and
+    `calls_max` in a worker. An account has at most `undelivered_max` deliveries under way; further
+    events wait in its log. Its last `kept_max` deliveries are kept for `kept_seconds`. `public_url`
+    is put before the paths in payloads: where callers reach the API.
+    """
+
+    public_url: HttpUrl | None = None
+    call_seconds: Seconds = 10.0
+    give_up_seconds: Annotated[int, Meta(ge=1, le=604_800)] = 86_400
+    calls_per_host: Annotated[int, Meta(ge=1, le=64)] = 4
+    calls_max: Annotated[int, Meta(ge=1, le=1_000)] = 64
+    undelivered_max: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
+    kept_max: Annotated[int, Meta(ge=1, le=10_000)] = 2_000
+    kept_seconds: Retention = 604_800
+
+
 class CatalogueEntries(Section, frozen=True, kw_only=True):
     """The content of a catalogue file."""
 
@@ -359,6 +379,7 @@ class Settings(Section, frozen=True, kw_only=True):
     catalogue: CatalogueSettings = CatalogueSettings()
     media: MediaSettings = MediaSettings()
     egress: EgressSettings = EgressSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     providers: tuple[ProviderSettings, ...] = ()
     models: tuple[ModelSettings, ...] = ()
     companions: tuple[CompanionSettings, ...] = COMPANIONS

@@ -21,6 +21,7 @@ providers        Clients of model upstreams: one file for each dialect, and what
 web_search       Clients of web search services
 fetching         Fetches the URLs of images, safely
 batches          Feeds the queue from batches, and packs what has ended
+webhooks         Sends the events of accounts to their receivers
 chores           Periodic work, once per slot in the whole fleet
 
 A worker never speaks HTTP to a caller and never decides what a caller may do. Imports point down

@@ -96,7 +96,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for, checked and without a dialect's words. `budget` in microcredits.
 
     A `session` that is None is a new one, which `system_prompt` is for, unless `is_sessionless`. An
-    explicit `conversation` takes the place of `message`, session and prompt.
+    explicit `conversation` takes the place of `message`, session and prompt. The end is reported to
+    `webhook`, too.
     """
 
     message: str
@@ -119,6 +120,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     sampling: Sampling = DEFAULT_SAMPLING
     form: AnswerForm = FREE_TEXT
+    webhook: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what a generation without a session has no place for."""
@@ -130,6 +132,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def wire(self) -> int:
         """The oldest form of a submission that says all of it."""
+        if self.webhook is not None:
+            return submissions.WEBHOOK_WIRE
         is_plain_request = self.sampling == DEFAULT_SAMPLING and self.form == FREE_TEXT
         if self.is_sessionless or self.tools or not is_plain_request:
             return submissions.TURN_WIRE
@@ -473,6 +477,7 @@ class Submissions:
             budget=intent.budget,
             least=pricing.hold_min,
             origin=origin,
+            webhook=intent.webhook,
             **idempotency_arguments(idempotency, settings.retention),
         )
 

@@ -149,7 +149,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ),
     ] = None
     webhook_url: Annotated[
-        str | None, Meta(description="Where to report the end; not in this version.")
+        str | None,
+        Meta(
+            description="A URL to which the end is reported by a signed POST, beside the account's "
+            "webhook if it has one. POST /v1/ai/webhooks/config/rotate returns the secret."
+        ),
     ] = None
 
 
@@ -181,6 +185,7 @@ def intent(
         max_output_tokens=body.max_output_tokens,
         sampling=sampling(body.temperature, body.top_p, body.stop),
         form=form,
+        webhook=_webhook(body.webhook_url),
     )
 
 
@@ -264,10 +269,21 @@ def check_media(urls: Sequence[str]) -> None:
             ) from None
 
 
+def _webhook(url: str | None) -> str | None:
+    """Return a webhook's URL in its normal form, None for none; no name is resolved."""
+    if not url:
+        return None
+    try:
+        return egress.parse(url).url
+    except EgressError as error:
+        raise RequestError(
+            f"The field `webhook_url` cannot be taken. {error.message}", Code.INVALID_FIELDS
+        ) from None
+
+
 def _refuse_unavailable(body: Options) -> None:
     """Refuse, by name, a field whose feature is not available; `false` asks for nothing."""
     unsupported = {
-        "webhook_url": body.webhook_url,
         "cost_quality": body.cost_quality is not None,
     }
     for name, is_requested in unsupported.items():

@@ -23,6 +23,7 @@ _ARGUMENTS_BY_PART: Final[dict[str, tuple[str, ...]]] = {
     "circuit": ("circuit",),
     "provider": ("provider",),
     "model": ("model",),
+    "target": ("target",),
 }
 
 

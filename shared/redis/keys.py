@@ -111,6 +111,30 @@ LEDGER: Final = Key(
     "ledger:<account>", holds="stream: every grant and charge, append-only", end="permanent"
 )
 ACCOUNT_LOG: Final = Key("log:<account>", holds="stream: what has ended, and events", end="ttl")
+WEBHOOK: Final = Key(
+    "webhook:<account>",
+    holds="hash: where to report events, the secret, how far the log is read",
+    end="permanent",
+)
+DELIVERY: Final = Key(
+    "delivery:<account>:<id>", holds="hash: an event for a receiver, and its attempts", end="ttl"
+)
+DELIVERIES: Final = Key(
+    "deliveries:<account>", holds="zset: deliveries by when they began", end="ttl"
+)
+DELIVERIES_DUE: Final = Key(
+    "deliveries-due:<account>:<target>",
+    holds="zset: deliveries to a host by the time of the next attempt",
+    end="deleted",
+)
+DELIVERIES_SENT: Final = Key(
+    "deliveries-sent:<account>:<target>",
+    holds="zset: deliveries that are being sent to a host, by lease end",
+    end="deleted",
+)
+FAILING_TARGET: Final = Key(
+    "failing-target:<account>:<target>", holds="nothing: the last call of a host failed", end="ttl"
+)
 USAGE: Final = Key(
     "usage:<account>:<day>", holds="hash: a day's use by model and API key", end="permanent"
 )
@@ -220,6 +244,16 @@ TURNS_TO_DELETE: Final = Key(
 RECOUNT: Final = Key(
     "recount",
     holds="zset: accounts whose stored bytes are to be recounted, by time",
+    end="deleted",
+)
+UNREAD_LOGS: Final = Key(
+    "unread-logs",
+    holds="zset: accounts with events for a receiver, by when to read their logs",
+    end="deleted",
+)
+DUE_TARGETS: Final = Key(
+    "due-targets",
+    holds="zset: accounts' hosts by when something is to be sent or a lease ends",
     end="deleted",
 )
 BATCH_WORK: Final = Key("batch-work", holds="zset: batches by when to look at them", end="deleted")

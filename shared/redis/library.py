@@ -65,6 +65,7 @@ SHARED: Final = (
     "rounds",
     "session_queue",
     "dead_letters",
+    "webhooks",
     "account_log",
     "batches",
     "finish",
@@ -84,10 +85,11 @@ SHARED: Final = (
 _ALLOWED_WHEN_FULL: Final = frozenset(
     """
     admit_throttled adopt_items adopt_keys append cancel check_types create_account create_key
-    delete_batch delete_batch_pieces delete_own_key delete_session delete_turns discard_dead_letters
-    end_call end_open_items end_probe expire grant list_dead_letters list_own_keys pack_chunk
-    pause_batch reap record_refusal recount release release_idempotency_key renew_leases
-    report_worker restore resume resume_batch revoke_key settle stop_batch suspend take_ended_chunks
+    delete_batch delete_batch_pieces delete_own_key delete_session delete_turns delete_webhook
+    discard_dead_letters end_call end_delivery end_open_items end_probe expire grant
+    list_dead_letters list_own_keys pack_chunk pause_batch reap record_refusal recount release
+    release_idempotency_key renew_leases report_worker restore resume resume_batch revoke_key
+    settle stop_batch suspend take_ended_chunks
     """.split()
 )
 
@@ -163,6 +165,7 @@ def _constants() -> dict[str, object]:
         "DEAD_CATEGORIES": _set(DEAD_CATEGORIES),
         "AUTO": AUTO,
         "EVENT_CODES": account_event.CODES,
+        "EVENT_TYPES": account_event.TYPES,
         "RESET": events.encode(events.Reset(keep=0)),
         "STAGE_EVENTS": {
             stage: events.encode(events.StageChanged(stage)) for stage in _ANNOUNCED_STAGES

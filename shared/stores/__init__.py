@@ -11,6 +11,7 @@ sessions             Sessions, and their turns by page and as history
 dead_letters         Lists, shows, retries and discards dead letters
 fleet                Workers' reports, and what the live workers can do together
 answer_durations     How long a model's last answers took
+webhooks             An account's webhook, and its deliveries
 partition_load       How busy a partition is, and how full its server
 key_repair           Finds keys that something else has overwritten, and rebuilds the queues
 

@@ -12,6 +12,7 @@ routing        Which model was chosen, and why
 account        Accounts, API keys and credits
 fleet          What each live worker reports
 batch          Batches: their items while they wait, and their results, packed into chunks
+webhook        An account's webhook, and its deliveries with their attempts
 dead_letter    A failed generation that an operator can retry
 
 Stored records ignore fields that they do not know and have defaults for those that they lack, so

@@ -31,7 +31,7 @@ _PATHS: Final = {
     "generation": "/api/v1/generate/{}/status",
     "batch": "/api/v1/batches/{}",
 }
-_TYPES: Final = {code: name for name, code in CODES.items()}
+TYPES: Final[dict[str, str]] = {code: name for name, code in CODES.items()}
 _CURSOR: Final = re.compile(r"\d{1,18}-\d{1,18}", re.ASCII)
 _TYPE: Final = re.compile(r"[a-z_]{1,32}\.[a-z_]{1,32}", re.ASCII)
 
@@ -79,7 +79,7 @@ def parse(id_: bytes, fields: list[bytes]) -> AccountEvent:
     code, subject, *more = fields[1].decode().split(" ", 2)
     return AccountEvent(
         id=cursor,
-        type=_TYPES.get(code, code),
+        type=TYPES.get(code, code),
         actor=None if actor == NOBODY else actor,
         subject=subject,
         created=order(cursor)[0],

@@ -27,6 +27,8 @@ FEATURES_WIRE: Final = 3
 TURN_WIRE: Final = 4
 # An item of a batch, whose end is counted in it.
 BATCH_WIRE: Final = 5
+# A generation whose request says where its end is reported: older versions write no event of it.
+WEBHOOK_WIRE: Final = 5
 # A turn of a newer wire than this has a wakeup list of its own, named by this word and the wire, so
 # that workers which cannot read it are not woken. Workers of version 0.6 know only the lanes'
 # lists, and wire 3.

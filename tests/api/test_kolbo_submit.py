@@ -55,12 +55,18 @@ WRONG: Final[dict[str, tuple[Any, ...]]] = {
     ),
     "cost_quality": (-1, 11, 5.5, "5"),
     "on_conflict": ("drop", "", 0),
-    "webhook_url": (3, []),
+    "webhook_url": (
+        3,
+        [],
+        "example.com",
+        "ftp://example.com/",
+        "https://me:secret@a/b",
+        "http://[::1",
+    ),
 }
 UNAVAILABLE: Final[dict[str, tuple[Any, ...]]] = {
     "web_search": (True,),
     "cost_quality": (0, 10),
-    "webhook_url": ("https://example.com/hook",),
 }
 
 

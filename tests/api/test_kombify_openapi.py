@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 from shared.wire.account import SCOPES
 from tests.api.kombify_client import AI, CHAT, KEYS, SESSIONS, chat, payload, session
 from tests.support import openapi_document
-from tests.support.api_client import ApiClient
+from tests.support.api_client import ApiClient, Json
 from tests.support.mounts import MOUNTS
 from tests.support.system import System
+from tests.support.waiting import until
 
 
 def _responses(method: str, path: str) -> dict[str, Any]:
@@ -48,6 +50,18 @@ def test_every_success_is_documented_by_its_status() -> None:
     assert "200" not in _responses("delete", "/sessions/{session_id}")
 
 
+async def _delivered(owner: ApiClient) -> list[httpx.Response]:
+    """Return the answers of the routes of one delivery, which the worker makes of an event."""
+
+    async def listed() -> Json:
+        found: Json = payload(await owner.get(f"{AI}/webhooks/deliveries"))["items"]
+        return found
+
+    [delivery] = await until(listed, what="a delivery")
+    path = f"{AI}/webhooks/deliveries/{delivery['id']}"
+    return [await owner.get(path), await owner.post(f"{path}/replay")]
+
+
 @pytest.mark.usefixtures("worker")
 async def test_every_operation_answers_as_it_is_documented(api: ApiClient, system: System) -> None:
     owner = await system.customer(scopes=SCOPES)
@@ -64,6 +78,13 @@ async def test_every_operation_answers_as_it_is_documented(api: ApiClient, syste
         await api.patch(f"{SESSIONS}/{made['id']}", json={"name": "n"}),
         await api.delete(f"{SESSIONS}/{made['id']}"),
         await api.get(f"{AI}/events"),
+        await owner.put(f"{AI}/webhooks/config", json={"url": "http://localhost/hook"}),
+        await owner.get(f"{AI}/webhooks/config"),
+        await owner.post(f"{AI}/webhooks/config/rotate"),
+        await owner.post(f"{AI}/webhooks/test"),
+        await owner.get(f"{AI}/webhooks/deliveries"),
+        *await _delivered(owner),
+        await owner.delete(f"{AI}/webhooks/config"),
         await api.get(f"{AI}/preferences"),
         await api.put(f"{AI}/preferences/model", json={"model": "alpha"}),
         await owner.post(KEYS, json={"name": "n", "expires_at": "2999-01-31T12:00:00Z"}),

@@ -6,6 +6,7 @@ import pytest
 
 from shared.errors import CANCELLED, Failure
 from shared.redis import keys
+from shared.redis.functions import Retried
 from shared.stores import account_log
 from shared.wire import account_event
 from shared.wire.account_event import AccountEvent
@@ -73,13 +74,19 @@ async def test_an_end_that_is_repeated_or_refused_writes_no_second_event(
     assert len(await _log(queue)) == 1
 
 
-async def test_an_item_of_a_batch_writes_no_event(queue: RedisFunctions) -> None:
-    ticket = await queue.submit_alone()
-    await queue.redis.call(
-        "HSET", keys.GENERATION(queue.root, ticket.account, ticket.id), "batch", "B"
-    )
-    await queue.complete(await queue.claim_one())
-    assert await _log(queue) == []
+async def test_the_url_of_a_request_goes_into_its_event_and_its_retry(
+    queue: RedisFunctions,
+) -> None:
+    url = "https://example.com/hook?a=%20b"
+    first = await queue.submit(webhook=url)
+    await queue.fail(await queue.claim_one(), _FAILED)
+    assert isinstance(await queue.revive(first), Retried)
+    again = await queue.claim_one()
+    await queue.complete(again)
+    assert [(each.subject, each.more) for each in await _log(queue)] == [
+        (first.id, {"webhook_url": url}),
+        (again.id, {"webhook_url": url}),
+    ]
 
 
 async def test_a_damaged_generation_ends_with_an_event(queue: RedisFunctions) -> None:

@@ -31,7 +31,7 @@ from shared.redis.functions import (
     TakeEndedChunksAsk,
 )
 from shared.settings import Settings
-from shared.stores import partition_load
+from shared.stores import account_log, partition_load
 from shared.tiers import LimitSettings
 from shared.wire.batch import BatchItem, ItemResult, unpack_results
 from shared.wire.message import decode_assistant
@@ -655,3 +655,25 @@ async def test_an_item_whose_record_is_gone_is_found_and_fails(batches: Batches)
     # Its hold went with its record.
     await batches.redis.call("HINCRBY", keys.ACCOUNT_TOTALS(batches.root, "ann"), "held", -10)
     await batches.redis.call("HINCRBY", keys.ACCOUNT_TOTALS(batches.root, "ann"), "balance", 10)
+
+
+async def test_the_accounts_log_has_each_end_and_pause_of_a_batch_and_none_of_its_items(
+    batches: Batches,
+) -> None:
+    batch = await batches.store(in_chunks(items(4), 2))
+    await batches.redis.call(
+        "HSET", keys.BATCH(batches.root, "ann", batch), "webhook", "https://example.com/hook"
+    )
+    ask = PauseBatchAsk(account="ann", batch=batch)
+    for _ in range(2):
+        await functions.pause_batch(batches.redis, batches.root, ask)
+    resumed = ResumeBatchAsk(account="ann", batch=batch)
+    await functions.resume_batch(batches.redis, batches.root, resumed)
+    await batches.run(batch)
+    logged = await account_log.page(batches.redis, batches.root, "ann", after=None, limit=9)
+    assert [(each.type, each.subject, each.actor) for each in logged.events] == [
+        ("batch.paused", batch, "key-1"),
+        ("batch.completed", batch, "key-1"),
+    ]
+    assert logged.events[0].more == {"webhook_url": "https://example.com/hook"}
+    assert logged.events[0].path == f"/api/v1/batches/{batch}"

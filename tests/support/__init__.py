@@ -26,5 +26,6 @@ stream_reader          Reads server-sent events by their specification
 system                 Runs fronts and workers inside the test's loop or as processes
 terminal               A command in a terminal of its own, and what its screen shows
 text_follower          The text of a follower who knows the events only
+webhook_receiver       A receiver of webhooks on a socket of its own
 waiting                Waits for a condition, with a time limit
 """

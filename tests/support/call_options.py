@@ -37,6 +37,7 @@ class AcceptOptions(TypedDict, total=False):
     input_price: float
     history_max: int
     added: int
+    webhook: str | None
 
 
 class DeadListOptions(TypedDict, total=False):

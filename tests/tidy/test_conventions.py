@@ -24,6 +24,7 @@ LONG_FILES: Final = {
     "shared/redis/functions/__init__.py": "the name of every stub",
     "shared/redis/functions/claim.lua": "a claim: suspects, parked turns, lanes, and their wakeups",
     "shared/settings.py": "every table of the settings, and what must hold between them",
+    "worker/consumer/arq_worker.py": "the loops of the process, how they begin and how they end",
 }
 # Packages that import their modules' names, so that callers need one name.
 FACADES: Final = {"shared/redis/functions/__init__.py"}

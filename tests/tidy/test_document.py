@@ -12,8 +12,8 @@ from tests.support import openapi_document
 
 _OPERATION: Final = re.compile("[a-z]+(_[a-z]+)*")
 _VERBS: Final = set(
-    """cancel chat create delete discard follow get list pause prefer rename resume retry
-    submit""".split()
+    "cancel chat create delete discard follow get list pause prefer rename replay resume "
+    "retry rotate set submit test".split()
 )
 _SCHEMA: Final = re.compile("[A-Z][A-Za-z]+")
 _TYPED: Final = ("type", "$ref", "anyOf")

@@ -10,6 +10,7 @@ lossy_redis      A connection to a real Redis that loses the calls that a test n
 rewording_model  The model that rewords messages, over the scripted upstream
 search_scenes    A search service and its pages for tests of searching turns
 url_fetching     A resolver with scripted answers, and responses, for tests of the URL fetcher
+webhook_scene    An account with events, and deliverers without a worker around them
 name_server      A DNS server on loopback that stays silent for some names
 providers        One conformance suite over every dialect of upstreams
 web_search       Clients of search services, on real sockets

@@ -43,6 +43,7 @@ from worker.consumer.reload import CatalogueReload
 from worker.consumer.slots import Slots
 from worker.outcome import StopSignal
 from worker.run import Dependencies
+from worker.webhooks.deliverer import Deliverer
 
 _CHORES_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 1.0
@@ -113,6 +114,13 @@ class PolluxWorker(Worker):
             self._start,
             backlog=self.backlog,
         )
+        self.deliverer = Deliverer(
+            settings,
+            self.redis,
+            clock,
+            self._dependencies.url_fetcher,
+            fleet_size=lambda: self._fleet_size,
+        )
         self._attempts: set[asyncio.Task[object]] = set()
         self._draining = asyncio.Event()
         self._is_reported = False
@@ -154,6 +162,7 @@ class PolluxWorker(Worker):
                 (self._do_chores, lambda: _CHORES_SECONDS),
                 (self._watch.inspect, self._watch.pause_seconds),
                 (self._take_permits, lambda: 0.0),
+                (self._deliver, lambda: 0.0),
             )
         ]
         if not self._dependencies.catalogue.models:
@@ -181,6 +190,7 @@ class PolluxWorker(Worker):
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
+        await self.deliverer.close()
         if self._is_reported:
             await self._leave_fleet()
         await self.claims.close()
@@ -235,6 +245,7 @@ class PolluxWorker(Worker):
             stop_signal.trigger("drain")
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=self.settings.worker.lease_seconds)
+        await self.deliverer.drain(self.settings.worker.lease_seconds)
         if self._attempts:
             logs.logger().error("attempts are left to their leases", count=len(self._attempts))
 
@@ -316,6 +327,13 @@ class PolluxWorker(Worker):
         """Take permits for parked turns as soon as there is room, then wait for the next poll."""
         await self.backlog.take_permits()
         await self.backlog.until_next_poll()
+
+    async def _deliver(self) -> None:
+        """Send the deliveries that are due, then wait for the next; none while draining."""
+        if self._draining.is_set():
+            await asyncio.Event().wait()
+        await self.deliverer.deliver()
+        await self.deliverer.until_next()
 
     def _reap_pause_seconds(self) -> float:
         """Share the reaping: the fleet as a whole reaps equally often, however many workers live.

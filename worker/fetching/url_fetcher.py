@@ -1,24 +1,24 @@
-"""Fetches a URL that a caller named, with one GET. Nothing else opens URLs of strangers.
+"""Calls a URL that a caller named: a GET, or a POST. Nothing else opens URLs of strangers.
 
 Owns the request: a host name is resolved once, every address is checked, and the connection goes to
-one of exactly those addresses, with the name kept for TLS and `Host`; each redirect is checked in
-the same way. Bytes, seconds and requests to one host are bounded. Refuses proxies of the
-environment, cookies and compressed bodies. A caller learns only that the fetch failed: a name with
-a private address and a name without addresses fail alike and after the same time, so that nobody
-can explore a private network. Which addresses are public, and what an operator allows beyond them,
-is decided in `shared/egress.py`.
+one of exactly those addresses, with the name kept for TLS and `Host`; each redirect of a GET is
+checked in the same way, and a POST follows none. Bytes, seconds and requests to one host are
+bounded. Refuses proxies of the environment, cookies and compressed bodies. A caller learns only
+that the fetch failed: a name with a private address and a name without addresses fail alike and
+after the same time, so that nobody can explore a private network. Which addresses are public, and
+what an operator allows beyond them, is decided in `shared/egress.py`.
 """
 
 import asyncio
 import socket
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain, zip_longest
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urljoin
 
 import aiohttp
@@ -49,6 +49,8 @@ _ADDRESSES_MAX: Final = 4
 _NAME_REFUSED_SECONDS: Final = 1.0
 _HEADERS: Final = {"accept-encoding": "identity", "user-agent": "pollux"}
 _PIECE_BYTES: Final = 65_536
+# Of an answer to a POST, after its status.
+_ANSWER_SECONDS: Final = 1.0
 _TRANSPORT_ERRORS: Final = (aiohttp.ClientError, OSError, UnicodeError)
 
 
@@ -78,8 +80,15 @@ class FetchBudget:
         self._requests.update(places)
 
 
+class PostAnswer(NamedTuple):
+    """What a POST was answered: the status, and the first bytes of the body."""
+
+    status: int
+    body: bytes
+
+
 class UrlFetcher:
-    """Fetches URLs. `resolve` is called once for each host name of a URL or a redirect."""
+    """Calls URLs. `resolve` is called once for each host name of a URL or a redirect."""
 
     def __init__(
         self, settings: EgressSettings, clock: Clock, resolve: Resolve | None = None
@@ -107,22 +116,57 @@ class UrlFetcher:
         except _TRANSPORT_ERRORS:
             raise _unreachable("The URL could not be reached.", is_passing=True) from None
 
+    async def post(
+        self,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        account: str,
+        seconds: float,
+        answer_bytes_max: int,
+    ) -> PostAnswer:
+        """Send a body and return the answer, of any status; a redirect is an answer like others.
+
+        The status must be there in time. The body of the answer is read for a moment only.
+
+        Raises:
+            EgressError: "forbidden": the URL must not be called; "unreachable": there is no answer.
+
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                target = egress.parse(url)
+                addresses = await self._addresses(target, account)
+                sent = {**_HEADERS, **headers}
+                async with self._call("POST", target, addresses, sent, body) as answer:
+                    return PostAnswer(answer.status, await _read_start(answer, answer_bytes_max))
+        except TimeoutError:
+            raise _unreachable("The URL did not answer in time.", is_passing=True) from None
+        except _TRANSPORT_ERRORS:
+            raise _unreachable("The URL could not be reached.", is_passing=True) from None
+
     async def _follow(self, url: str, bytes_max: int, budget: FetchBudget) -> bytes:
         for _ in range(_REDIRECTS_MAX + 1):
             target = egress.parse(url)
-            async with self._response(target, budget) as answer:
+            addresses = await self._addresses(target, budget.account)
+            budget.count_request(target.host, addresses)
+            async with self._call("GET", target, addresses, _HEADERS) as answer:
                 if answer.status not in _REDIRECTS:
                     return await _read_body(answer, bytes_max, budget)
                 url = _redirect_url(target, answer.headers.get("location", ""))
         raise _unreachable("The URL redirects too often.")
 
     @asynccontextmanager
-    async def _response(
-        self, target: Target, budget: FetchBudget
+    async def _call(
+        self,
+        method: str,
+        target: Target,
+        addresses: Sequence[Address],
+        headers: Mapping[str, str],
+        body: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield the response of one request, on a new connection to a checked address."""
-        addresses = await self._addresses(target, budget.account)
-        budget.count_request(target.host, addresses)
         if self._tls is None:
             self._tls = httpx.create_ssl_context(trust_env=False)
         connector = aiohttp.TCPConnector(
@@ -139,8 +183,12 @@ class UrlFetcher:
                 trust_env=False,
                 timeout=aiohttp.ClientTimeout(total=None),
             ) as session,
-            session.get(
-                URL(target.url, encoded=True), headers=_HEADERS, allow_redirects=False
+            session.request(
+                method,
+                URL(target.url, encoded=True),
+                headers=headers,
+                data=body,
+                allow_redirects=False,
             ) as answer,
         ):
             yield answer
@@ -230,6 +278,16 @@ async def _read_body(answer: aiohttp.ClientResponse, bytes_max: int, budget: Fet
         if len(content) > bytes_max:
             raise _too_large()
     return bytes(content)
+
+
+async def _read_start(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    """Return the first bytes of a body, as far as they come at once."""
+    content = bytearray()
+    with suppress(TimeoutError, aiohttp.ClientError):
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            while len(content) < bytes_max and (piece := await answer.content.readany()):
+                content += piece
+    return bytes(content[:bytes_max])
 
 
 def _too_large() -> EgressError:

@@ -5,6 +5,7 @@ routes          The route table, and a handler for each row that is not a chat o
 chat            Sends a message, then waits for the answer or streams it
 api_keys        The API keys of an account
 events          The events of an account, from a cursor on
+webhooks        The webhook of an account, and its deliveries
 paging          Which part of a list is requested: `limit` and `offset`
 errors          The bodies of refusals
 wire            Requests and replies, field by field

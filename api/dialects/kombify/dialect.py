@@ -18,5 +18,8 @@ KOMBIFY: Final = Dialect(
     errors=ERRORS,
     links=LINKS,
     encoder=EVENTS,
-    path_parameters={"type": "A companion's `type`, of GET /v1/ai/agents."},
+    path_parameters={
+        "type": "A companion's `type`, of GET /v1/ai/agents.",
+        "delivery_id": "The `id` of a delivery, of GET /v1/ai/webhooks/deliveries.",
+    },
 )

@@ -7,7 +7,8 @@
 --          (microcredits a token), history_max (how many tokens of a history have room), added (tokens that this turn
 --          adds to the history at most), persona (tokens of a session's companion at most), budget (the caller's own
 --          limit) and least (what the cheapest answer costs), name, system_prompt, companion, metadata, project, media,
---          idempotency, fingerprint, idempotency_ms, origin (hashes of the request, kept with it)
+--          idempotency, fingerprint, idempotency_ms, origin (hashes of the request, kept with it),
+--          webhook (the URL to which its end is reported)
 -- RETURNS  {'accepted', turn, accepted ms, ahead, lane_accounts, session_turns_before, running, 1 if it is behind its
 --          session's head, ms since that head started (-1: it waits, too), unfinished, rate},
 --          {'replayed', generation, session ('': it has none)}, {'mismatch'}, {'no_session'}, {'busy', generation},

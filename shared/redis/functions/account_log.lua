@@ -20,9 +20,16 @@ function account_log.renew(key, now, keep_ms)
   redis.call('PEXPIRE', key, int(keep_ms + 2 * account_log.RENEW_MS))
 end
 
--- Adds an event and returns its id. `about` holds: now and, if known, keep_ms (how far the log reaches), actor (the
--- id of an API key) and webhook_url (of the request itself). It is the last write of an end, and is never refused for
--- what the key holds: what replaced the log is dropped.
+-- Returns whether somebody wants to be told: the request itself, or the account, where `is_watched` may say so already.
+function account_log.is_reported(root, account, about)
+  if about.webhook_url then return true end
+  if about.is_watched ~= nil then return about.is_watched end
+  return webhooks.is_watched(root, account)
+end
+
+-- Adds an event and returns its id. `about` holds: now and, if known, keep_ms (how far the log reaches), actor (the id
+-- of an API key), webhook_url (of the request itself) and is_watched (whether the account has a webhook). It is the
+-- last write of an end, and is never refused for what the key holds: what replaced the log is dropped.
 function account_log.append(root, account, type_name, subject, about)
   local key, entry = account_log_key(root, account), (EVENT_CODES[type_name] or type_name) .. ' ' .. subject
   if about.webhook_url then entry = entry .. ' ' .. cjson.encode({webhook_url = about.webhook_url}) end
@@ -36,6 +43,7 @@ function account_log.append(root, account, type_name, subject, about)
     id = redis.call('XADD', key, '*', actor, entry)
   end
   local now = about.now
+  if account_log.is_reported(root, account, about) then webhooks.note_event(root, account, id, now) end
   if about.keep_ms and now - (account_log.renewed[key] or 0) >= account_log.RENEW_MS then
     account_log.renew(key, now, about.keep_ms)
   elseif not about.keep_ms and redis.call('PTTL', key) < 0 then
@@ -45,9 +53,10 @@ function account_log.append(root, account, type_name, subject, about)
 end
 
 -- Adds the end of a generation. An item of a batch has its end in the batch's.
-function account_log.append_end(root, account, id, generation, stage, now, keep)
+function account_log.append_end(root, account, id, generation, stage, now, keep, is_watched)
   if generation.batch then return end
   account_log.append(root, account, 'generation.' .. stage, id, {
     now = now, keep_ms = keep and keep[5], actor = generation.key, webhook_url = generation.webhook,
+    is_watched = is_watched,
   })
 end

@@ -81,7 +81,11 @@ function batches.may_feed(record)
 end
 
 -- Called where a batch has ended or was paused, before its caller returns.
-function batches.note_state(_root, _account, _id, _record, _state) end
+function batches.note_state(root, account, id, record, state)
+  account_log.append(root, account, 'batch.' .. state, id, {
+    now = now_ms(), keep_ms = tonumber(record.log_ms), actor = record.key, webhook_url = record.webhook,
+  })
+end
 
 -- Ends a damaged batch, as far as its keys allow, and takes it out of all work.
 function batches.set_aside(root, account, id, problem)

@@ -33,6 +33,7 @@ local function write_dead_letter(root, account, id, generation, ending)
     'submission', redis.call('GET', submission_key(root, account, id)) or '',
     'message', redis.call('HGET', turns_chunk_key(root, account, generation.session, generation.turn),
       generation.turn .. ':u') or '')
+  if generation.webhook then redis.call('HSET', key, 'webhook', generation.webhook) end
   if ending.chosen then redis.call('HSET', key, 'chosen', ending.chosen) end
   if generation.batch then redis.call('HSET', key, 'batch', generation.batch) end
   redis.call('PEXPIRE', key, int(ending.keep[3]))

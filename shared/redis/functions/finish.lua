@@ -58,7 +58,8 @@ local function finish_generation(root, account, id, generation, ending)
   if ending.stage ~= 'completed' then damage.check_end(root) end
   redis.call('HINCRBY', clocks_key(root), 'ended', '1')
   redis.call('ZREM', deadlines_key(root), member(account, id))
-  local captured = settle_credits(root, account, id, generation, ending, side, head and #ending.assistant or 0, item)
+  local captured, is_watched =
+    settle_credits(root, account, id, generation, ending, side, head and #ending.assistant or 0, item)
   if item then
     hint = batches.note_end(root, account, item, ending.stage, ending.failure, captured, ending.cost - captured,
       ending.now)
@@ -97,7 +98,7 @@ local function finish_generation(root, account, id, generation, ending)
   redis.call('HSET', key, 'stage', ending.stage, 'finished', now, 'captured', int(captured), 'last', last)
   if item then return captured, hint end
   redis.call('PEXPIRE', key, int(ending.keep[1]))
-  account_log.append_end(root, account, id, generation, ending.stage, ending.now, ending.keep)
+  account_log.append_end(root, account, id, generation, ending.stage, ending.now, ending.keep, is_watched)
   return captured
 end
 

@@ -25,7 +25,8 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     adds: `input_price` microcredits a token, for at most `history_max` tokens. `added` is the most
     that this turn adds to the history, `persona` the tokens of a session's companion; `least` is
     the least that an answer costs, for a caller's `budget`. `key` is the id of the API key.
-    `origin` holds hashes of the request, which tell it from others later. A generation without a
+    `origin` holds hashes of the request, which tell it from others later. `webhook` is the URL to
+    which its end is reported. A generation without a
     `session` has none of the history.
     """
 
@@ -70,6 +71,7 @@ class AcceptAsk(Ask, frozen=True, kw_only=True):
     budget: int | None = None
     least: int = 0
     origin: str | None = None
+    webhook: str | None = None
 
 
 class Accepted(msgspec.Struct, frozen=True):

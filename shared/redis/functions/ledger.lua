@@ -8,12 +8,12 @@ end
 
 -- Ends a generation's hold: of the hold the cost is captured (`settled`), the rest returns to the balance, and a cost
 -- beyond the hold is noted as `overrun`. The same write adds `bytes` to what the account stores on a `side`. What an
--- `item` of a batch captures is written to the ledger with its chunk. Returns the captured microcredits. Example: of a
--- hold of 100 and a cost of 30, 30 are settled and 70 go back; at a cost of 120, 100 are settled, none go back, and 20
--- are overrun, which nobody pays.
+-- `item` of a batch captures is written to the ledger with its chunk. Returns the captured microcredits and, where that
+-- was read with the credits, whether the account has a webhook. Example: of a hold of 100 and a cost of 30, 30 are
+-- settled and 70 go back; at a cost of 120, 100 are settled, none go back, and 20 are overrun, which nobody pays.
 local function settle_credits(root, account, id, generation, ending, side, bytes, item)
   local hold, cost = tonumber(generation.hold), ending.cost
-  local captured = math.min(hold, cost)
+  local captured, is_watched = math.min(hold, cost), nil
   if cost > 0 and not item then
     local model = ending.meter and ending.meter.model
     write_ledger(root, account, {
@@ -23,7 +23,9 @@ local function settle_credits(root, account, id, generation, ending, side, bytes
   end
   if hold > 0 then
     local totals, sum = account_totals_key(root, account), storage.sum_field(side)
-    local held, balance, settled, stored = unpack(redis.call('HMGET', totals, 'held', 'balance', 'settled', sum))
+    local held, balance, settled, stored, webhook =
+      unpack(redis.call('HMGET', totals, 'held', 'balance', 'settled', sum, 'webhook'))
+    is_watched = webhook == '1'
     redis.call('HSET', totals, 'held', int((held or 0) - hold), 'balance', int((balance or 0) + hold - captured),
       'settled', int((settled or 0) + captured), sum, int((stored or 0) + bytes))
     -- If a later step fails, damage.lua must not release the hold a second time.
@@ -34,7 +36,7 @@ local function settle_credits(root, account, id, generation, ending, side, bytes
   if cost > captured then
     redis.call('HINCRBY', account_totals_key(root, account), 'overrun', int(cost - captured))
   end
-  return captured
+  return captured, is_watched
 end
 
 -- Adds to the day's usage, by model and API key. Days are counted from 1970-01-01, in UTC.

@@ -2,8 +2,9 @@
 
 -- Writes a generation's records and its place in the queue: ready if it has no session or is the head of it, else
 -- waiting behind it. `entry` names account, session, generation, lane, model, wire, hold, key (the API key's id) and
--- blob (the submission); if any: added, origin and idempotency. The caller has checked everything, has given the
--- session its turn and taken the hold; `accepted` and `deadline` are in ms, and `before` describes what comes first.
+-- blob (the submission); if any: added, origin, webhook and idempotency. The caller has checked everything, has given
+-- the session its turn and taken the hold; `accepted` and `deadline` are in ms, and `before` describes what comes
+-- first.
 local function enter_queue(root, entry, message, turn, number, accepted, deadline, is_head, is_in_lane, before)
   local account, id = entry.account, entry.generation
   local chunk = turns_chunk_key(root, account, entry.session, turn)
@@ -14,6 +15,7 @@ local function enter_queue(root, entry, message, turn, number, accepted, deadlin
   local more = {}
   if entry.origin then more[1], more[2] = 'origin', entry.origin end
   if before then more[#more + 1], more[#more + 2] = 'before', before end
+  if entry.webhook then more[#more + 1], more[#more + 2] = 'webhook', entry.webhook end
   if entry.idempotency then more[#more + 1], more[#more + 2] = 'idempotency', entry.idempotency end
   redis.call('HSET', generation_key(root, account, id), 'stage', 'queued', 'session', entry.session, 'turn', turn,
     'lane', entry.lane, 'model', entry.model, 'wire', int(entry.wire), 'number', number, 'accepted', accepted,

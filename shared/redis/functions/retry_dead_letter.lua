@@ -73,6 +73,7 @@ local function retry_dead_letter(root, ask)
   local entry = {
     account = ask.account, session = session_of_retry, generation = ask.generation, lane = letter.lane,
     model = letter.model, wire = letter.wire, hold = hold, key = letter.key, blob = letter.submission,
+    webhook = letter.webhook,
   }
   enter_queue(root, entry, message, turn, number, int(now), int(now + tonumber(letter.deadline)), is_head)
   redis.call('HSET', dead_letter_key(root, ask.account, ask.id), 'retried_as', ask.generation)

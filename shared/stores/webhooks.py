@@ -1,0 +1,67 @@
+"""An account's webhook and its deliveries, as they are shown. Changes are Redis functions."""
+
+from itertools import pairwise
+
+import msgspec
+
+from shared.redis import functions, keys
+from shared.redis.client import Connection
+from shared.redis.functions import ListDeliveriesAsk
+from shared.wire.account_event import CODES, TYPES
+from shared.wire.webhook import Delivery, DeliveryState, Webhook, decode_attempt
+
+
+def events_text(types: tuple[str, ...]) -> str:
+    """Return types of events as a webhook stores them."""
+    return "".join(f" {CODES.get(each, each)}" for each in types) + " "
+
+
+async def find(redis: Connection, root: str, account: str) -> Webhook | None:
+    """Return an account's webhook, or None."""
+    names = ("url", "events", "created", "updated", "former_until", "disabled_at")
+    found = await redis.call("HMGET", keys.WEBHOOK(root, account), *names)
+    stored = {
+        name: value.decode() for name, value in zip(names, found, strict=True) if value is not None
+    }
+    if "url" not in stored:
+        return None
+    codes = stored.get("events", "").split()
+    fields = stored | {"events": [TYPES.get(code, code) for code in codes]}
+    return msgspec.convert(fields, Webhook, strict=False)
+
+
+async def page(
+    redis: Connection,
+    root: str,
+    account: str,
+    *,
+    offset: int,
+    limit: int,
+    state: DeliveryState | None = None,
+) -> tuple[list[Delivery], int]:
+    """Return an account's deliveries, newest first, and how many there are."""
+    ask = ListDeliveriesAsk(account=account, offset=offset, count=limit, state=state)
+    found, total = await functions.list_deliveries(redis, root, ask)
+    return [_delivery(id_, dict(_pairs(fields))) for id_, fields in found], total
+
+
+async def find_delivery(redis: Connection, root: str, account: str, id_: str) -> Delivery | None:
+    """Return a delivery, or None."""
+    stored: dict[bytes, bytes] = await redis.call("HGETALL", keys.DELIVERY(root, account, id_))
+    return _delivery(id_, stored) if b"state" in stored else None
+
+
+def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return list(pairwise(flat))[::2]
+
+
+def _delivery(id_: str, stored: dict[bytes, bytes]) -> Delivery:
+    count = int(stored.get(b"attempts", b"0"))
+    records = [stored.get(b"a%d" % number) for number in range(1, count + 1)]
+    texts = {
+        name.decode(): value.decode()
+        for name, value in stored.items()
+        if name.decode() in Delivery.__struct_fields__ and value
+    }
+    attempts = [None if record is None else decode_attempt(record) for record in records]
+    return msgspec.convert(texts | {"id": id_, "attempts": attempts}, Delivery, strict=False)
