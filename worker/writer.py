@@ -9,20 +9,19 @@ stops the attempt. Refuses to end the generation: events not yet sent go with th
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal
+from typing import Final
 
 from shared.clock import Clock
+from shared.errors import StoreError
 from shared.lifecycle import Stage
 from shared.redis import functions
-from shared.redis.client import Connection
+from shared.redis.client import Connection, Reply
 from shared.routing import price
 from shared.telemetry import logs
 from shared.wire import event as events
 from worker.answer_lengths import progress
 from worker.outcome import StopReason
 from worker.redis_retry import retry_until_answered
-
-AppendResult = Literal["appended", "cancel", "refused"]
 
 # Events beside text and reasoning that show a caller a part of the answer.
 _SHOWN: Final = (events.ToolCall, events.ToolResult, events.ApprovalRequired, events.Media)
@@ -67,7 +66,8 @@ class Writer:
         self._stage: Stage | None = None
         self._progress = 0
         self._expected_bytes = 0
-        self._append_task: asyncio.Task[AppendResult] | None = None
+        # The append under way, or the task that repeats it.
+        self._append: asyncio.Future[Reply] | asyncio.Task[functions.AppendResult] | None = None
         self._timer: asyncio.Handle | None = None
         self._waits_for_text = False
         self._has_sent_text = False
@@ -147,14 +147,13 @@ class Writer:
     async def flush(self) -> None:
         """Wait until everything appended so far is stored."""
         while True:
-            if self._append_task is not None:
-                await asyncio.wait((self._append_task,))
+            await self._append_ended()
             if self._closed:
                 raise asyncio.CancelledError
             if self._timer is not None:
                 self._timer.cancel()
             self._flush()
-            if self._append_task is None:
+            if self._append is None:
                 return
 
     def next_seq(self) -> int:
@@ -202,13 +201,12 @@ class Writer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._append_task is not None:
-            await asyncio.wait((self._append_task,))
+        await self._append_ended()
         # The settlement carries the charge itself.
         return None if self._has_failed else self._next_append(_nothing_charged)
 
     def _is_idle(self) -> bool:
-        return self._append_task is None and self._timer is None and not self._closed
+        return self._append is None and self._timer is None and not self._closed
 
     def _has_text(self) -> bool:
         return self._text_bytes + self._reasoning_bytes > self._bytes_before
@@ -230,26 +228,50 @@ class Writer:
         ask = self._next_append(self._bill)
         if ask is not None:
             self._has_sent_text = self._has_sent_text or self._has_text()
-            # Called once for each event of an answer: each coroutine less in the chain counts.
-            self._append_task = asyncio.create_task(
-                retry_until_answered(
-                    self._clock,
-                    "an append",
-                    partial(functions.append, self._redis, self._claimed.root, ask),
-                )
-            )
-            self._append_task.add_done_callback(self._append_done)
+            self._append = functions.begin_append(self._redis, self._claimed.root, ask)
+            self._append.add_done_callback(partial(self._note_reply, ask))
 
-    def _append_done(self, task: asyncio.Task[AppendResult]) -> None:
+    async def _append_ended(self) -> None:
+        while self._append is not None:
+            await asyncio.wait((self._append,))
+
+    def _note_reply(self, ask: functions.AppendAsk, reply: asyncio.Future[Reply]) -> None:
+        """Note what an append came to, or have a task repeat it until Redis answers."""
+        try:
+            result = functions.append_result(reply)
+        except StoreError as fault:
+            self._fail(fault)
+            return
+        if result is not None:
+            self._append_done(result)
+            return
+        repeating = asyncio.create_task(
+            retry_until_answered(
+                self._clock,
+                "an append",
+                partial(functions.append, self._redis, self._claimed.root, ask),
+            )
+        )
+        repeating.add_done_callback(self._note_repeated)
+        self._append = repeating
+
+    def _note_repeated(self, repeating: asyncio.Task[functions.AppendResult]) -> None:
+        fault = asyncio.CancelledError() if repeating.cancelled() else repeating.exception()
+        if fault is None:
+            self._append_done(repeating.result())
+        else:
+            self._fail(fault)
+
+    def _fail(self, fault: BaseException) -> None:
+        self._append, self._has_failed = None, True
+        logs.logger().error("an append failed", exc_info=fault)
+        self._stop("fault")
+
+    def _append_done(self, result: functions.AppendResult) -> None:
         """Schedule the next flush, or stop the attempt: no further event would be stored."""
-        self._append_task = None
-        fault = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if fault is not None:
-            self._has_failed = True
-            logs.logger().error("an append failed", exc_info=fault)
-            self._stop("fault")
-        elif task.result() != "appended":
-            self._stop("lost" if task.result() == "refused" else "cancel")
+        self._append = None
+        if result != "appended":
+            self._stop("lost" if result == "refused" else "cancel")
         elif not self._closed:
             # Nobody reads a batch's text live: its appends stay a whole window apart.
             awaits_text = not self._has_sent_text and self._claimed.lane != "batch"

@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from shared.redis import functions
+from shared.redis.client import Redis
 from shared.redis.functions import AppendAsk, Claimed, ReleaseAsk
 from shared.wire.event import Delta, Media, Reasoning, Reset, StageChanged, ToolCall
 from shared.wire.submission import Lane
@@ -176,10 +177,10 @@ async def _stage_is_sent(recorder: WriterRecorder) -> None:
 async def test_first_words_leave_at_once_after_a_stage_was_sent(front: Front) -> None:
     recorder = await _recorder(front, flush=_LATE)
     await _stage_is_sent(recorder)
-    await until(lambda: recorder.asked and recorder.writer._append_task is None)
+    await until(lambda: recorder.asked and recorder.writer._append is None)
     recorder.writer.append_text("Two")
     await recorder.asks(2)
-    await until(lambda: recorder.writer._append_task is None)
+    await until(lambda: recorder.writer._append is None)
     recorder.writer.append_text(" bears")
     assert recorder.writer._timer is not None
     assert [len(ask["events"]) for ask in recorder.asked] == [1, 1]
@@ -202,7 +203,7 @@ async def test_first_words_that_come_while_a_stage_is_sent_leave_right_behind(fr
 async def test_words_of_a_batch_wait_for_its_next_window(front: Front) -> None:
     recorder = await _recorder(front, flush=_LATE, lane="batch")
     await _stage_is_sent(recorder)
-    await until(lambda: recorder.asked and recorder.writer._append_task is None)
+    await until(lambda: recorder.asked and recorder.writer._append is None)
     recorder.writer.append_text("Two")
     rest = await recorder.finish()
     assert rest is not None
@@ -236,6 +237,33 @@ async def test_later_attempt_begins_by_dropping_what_was_reported(front: Front) 
         (3, 1, Reset(keep=0)),
         (3, 2, Delta("Two")),
     ]
+
+
+async def test_append_on_a_lost_connection_is_repeated_on_a_new_one(front: Front) -> None:
+    ticket = await front.submit()
+    redis = Redis(front.settings.redis)
+    writer = Writer(
+        redis,
+        await front.claim(ticket),
+        clock=ImpatientClock(),
+        flush_seconds=_SOON,
+        on_stop=lambda why: pytest.fail(f"stopped: {why}"),
+    )
+    try:
+        writer.append_text("Two ")
+        await writer.flush()
+        assert redis._protocol is not None
+        redis._protocol.abort()
+        writer.append_text("bears")
+        await writer.flush()
+        assert (await front.poll(ticket)).text == "Two bears"
+        assert [each.event for each in await front.stream_events(ticket)] == [
+            Delta("Two "),
+            Delta("bears"),
+        ]
+    finally:
+        await writer.close()
+        await redis.close()
 
 
 @pytest.mark.parametrize("trouble", ["lost", "unanswered"])
@@ -324,7 +352,7 @@ async def test_nothing_leaves_after_the_close(front: Front) -> None:
     asked = len(recorder.asked)
     recorder.writer.append_text(" bears")
     recorder.writer.append_event(StageChanged("generating"))
-    assert recorder.writer._append_task is None
+    assert recorder.writer._append is None
     assert recorder.writer._timer is None
     assert len(recorder.asked) == asked
 
@@ -335,7 +363,7 @@ async def test_progress_never_falls(front: Front) -> None:
         recorder.writer.expect(expected)
         recorder.writer.append_text("x")
         await recorder.asks(count)
-        await until(lambda: recorder.writer._append_task is None)
+        await until(lambda: recorder.writer._append is None)
     await recorder.finish()
     assert [ask["progress"] for ask in recorder.asked] == [10, 10, 60, 60]
     assert (await front.poll(recorder._ticket)).progress == 60

@@ -18,11 +18,11 @@ from shared.lifecycle import Stage
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire.message import CallCost, Usage, total_usage
-from worker.receive_answer import estimate_output, estimate_usage
+from worker.receive_answer import estimate_usage
 from worker.resilience.failure_causes import cause_of
 from worker.run import Run
 from worker.steps.check_form import WRONG_FORM
-from worker.steps.search_web import add_search_cost, searches_made
+from worker.steps.search_web import add_search_cost
 
 # The message's own fault: reasoning that was shown before the refusal is charged.
 _FAULTS_OF_MESSAGES: Final[frozenset[Category]] = frozenset({"content_policy", "invalid_request"})
@@ -67,17 +67,16 @@ def encode_charge(run: Run) -> str | None:
     model, finished = run.model, run.rounds.costs
     if model is None or not run.writer.has_shown():
         return encode_bill(run, finished) if finished else None
-    if finished:
+    if finished or run.searched_by is not None or run.media or run.parts:
         used = add_search_cost(run, model, estimate_usage(run, model))
         return encode_bill(run, [*finished, CallCost(model.identifier, used)])
-    # The same for the only call, without a record of its usage: this is computed at each append.
-    output_tokens, reasoning_tokens = estimate_output(run)
-    searches = searches_made(run, model)
-    cost = price.cost(model, run.input_tokens, output_tokens, searches)
-    searched = f"{searches.count} {price.search_cost(searches)}" if searches.count else "0 0"
+    # The same for the only call, of text alone: this is computed at each append.
+    text_tokens, reasoning_tokens = run.writer.tokens()
+    output_tokens = text_tokens + reasoning_tokens
+    cost = price.cost(model, run.input_tokens, output_tokens)
     return (
         f"{run.claimed.attempt} {cost} {run.input_tokens} {output_tokens} {reasoning_tokens} "
-        f"{searched} {model.identifier}"
+        f"0 0 {model.identifier}"
     )
 
 

@@ -1,5 +1,6 @@
 """A worker's attempts: claim, renew leases, append, settle, release, suspend."""
 
+from asyncio import Future, ensure_future
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -257,16 +258,38 @@ class AppendAsk(Ask, frozen=True, kw_only=True):
     rounds: FinishedRounds | None = None
 
 
-async def append(
-    redis: Connection, root: str, ask: AppendAsk
-) -> Literal["appended", "cancel", "refused"]:
+AppendResult = Literal["appended", "cancel", "refused"]
+_APPEND_RESULTS: Final[dict[Reply, AppendResult]] = {
+    b"appended": "appended",
+    b"cancel": "cancel",
+    b"refused": "refused",
+}
+
+
+async def append(redis: Connection, root: str, ask: AppendAsk) -> AppendResult:
     """Write events and text under the fencing token; repeating the same `seq` changes nothing."""
-    answer = text_of(await invoke(redis, "append", root, ask))
-    match answer:
-        case "appended" | "cancel" | "refused":
-            return answer
-        case _:
-            raise StoreError(f"append answered {answer!r}")
+    reply = await invoke(redis, "append", root, ask)
+    if reply not in _APPEND_RESULTS:
+        raise StoreError(f"append answered {reply!r}")
+    return _APPEND_RESULTS[reply]
+
+
+def begin_append(redis: Connection, root: str, ask: AppendAsk) -> Future[Reply]:
+    """Send an append once; `append_result` reads what comes of it.
+
+    A worker does this for each event of an answer: on its own connection it costs no coroutine.
+    """
+    call = command("append", root, ask)
+    return redis.request(*call) if isinstance(redis, Redis) else ensure_future(redis.call(*call))
+
+
+def append_result(reply: Future[Reply]) -> AppendResult | None:
+    """Return what an append came to; None if it must be repeated by `append`. Raises StoreError."""
+    error = None if reply.cancelled() else reply.exception()
+    if type(error) is StoreError:
+        raise error
+    is_answered = error is None and not reply.cancelled()
+    return _APPEND_RESULTS.get(reply.result()) if is_answered else None
 
 
 class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
