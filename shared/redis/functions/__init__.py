@@ -2,7 +2,8 @@
 
 contract      What every stub uses: `Ask`, `KeepTimes`, `Rate`, `Rejected`
 generations   A generation as its caller sees it: accept, cancel, resume, expire, status
-attempts      A worker's attempts: claim, renew leases, append, settle, release, suspend
+appends       What an attempt produces: append
+attempts      A worker's attempts: claim, renew leases, settle, release, suspend
 upkeep        Keeps a partition correct: reap, restore, recount, check types and permissions
 sessions      Sessions: create, rename, delete, find the turns to read
 accounts      Accounts: create, grant, usage, preferred model, submission limit
@@ -54,13 +55,18 @@ from shared.redis.functions.api_keys import (
     list_own_keys,
     revoke_key,
 )
-from shared.redis.functions.attempts import (
+from shared.redis.functions.appends import (
     AppendAsk,
     AppendResult,
+    FinishedRounds,
+    append,
+    append_result,
+    begin_append,
+)
+from shared.redis.functions.attempts import (
     ClaimAsk,
     Claimed,
     ClaimReply,
-    FinishedRounds,
     Kept,
     Meter,
     ReleaseAsk,
@@ -69,9 +75,6 @@ from shared.redis.functions.attempts import (
     Settled,
     Stop,
     SuspendAsk,
-    append,
-    append_result,
-    begin_append,
     claim,
     claim_at_wakeup,
     keys_to_wait_on,
