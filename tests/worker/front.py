@@ -232,8 +232,9 @@ class Front:
             limit=100,
             crashes_max=worker.crashes_max,
             lease_ms=int(worker.lease_seconds * 1000),
-            gap_ms=1000,
-            absent_ms=1000,
+            # However long a busy machine takes between two reaps, this fleet was not away.
+            gap_ms=86_400_000,
+            absent_ms=86_400_000,
             channels=self._channels(),
             keep=KeepTimes.of(self.settings.retention),
         )

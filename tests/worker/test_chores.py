@@ -233,7 +233,7 @@ async def test_chores_sent_by_others_are_run(system: System) -> None:
     async with started(system) as (worker, _):
         worker.functions["errand"] = func(cast("WorkerCoroutine", errand), name="errand")
         await pool.enqueue_job("errand", "now")
-        await asyncio.wait_for(ran.wait(), 5)
+        await asyncio.wait_for(ran.wait(), 20)
         await until(lambda: worker.jobs_complete >= 1)
     await pool.aclose(close_connection_pool=True)
 
