@@ -28,6 +28,8 @@ def replica(own_server: Server) -> Iterator[Server]:
     with own_server.raw_client() as raw_client:
         raw_client("CONFIG", "SET", "bind", "127.0.0.1")
         raw_client("CONFIG", "SET", "port", port)
+        # By default a server waits 5 s for further replicas before it sends its data to one.
+        raw_client("CONFIG", "SET", "repl-diskless-sync-delay", 0)
     with Server(own_server.kind) as follower:
         with follower.raw_client() as raw_client:
             raw_client("REPLICAOF", "127.0.0.1", port)
