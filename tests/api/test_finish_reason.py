@@ -7,13 +7,16 @@ from typing import Final
 import msgspec
 import pytest
 
-from shared.wire.conversation import CallPart
+from api.accept.accept import Idempotency, Intent, Receipt, Submissions
+from api.guards.identify import Caller
+from shared.wire.conversation import CallPart, ToolDefinition
 from shared.wire.message import AssistantMessage, decode_assistant, encode_assistant
 from tests.api.kombify_client import CHAT, SESSIONS, chat, payload
 from tests.support import waiting
 from tests.support.api_client import ApiClient, Json, body
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stream_reader import read_events
+from tests.support.system import System
 from worker.providers.contract import ChatRequest, Ended, Part
 from worker.providers.registry import Registry
 
@@ -24,6 +27,9 @@ _REASONS: Final = [
     ("tool_calls", "tool_calls"),
     ("a reason of tomorrow", "stop"),
 ]
+
+
+_TOOL: Final = ToolDefinition(name="clock", parameters={"type": "object", "properties": {}})
 
 
 class _Caller:
@@ -93,7 +99,31 @@ async def test_an_answer_has_no_finish_reason_before_it_is_whole_nor_once_it_is_
     assert await _listed(api, receipt["session_id"]) == [("cancelled", None)] * 2
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.fixture
+def _offered(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offer a tool with every message, as no public route does yet, to models that may call it."""
+    models = tuple(
+        msgspec.structs.replace(model, capabilities=("tools",)) for model in system.settings.models
+    )
+    system.settings = msgspec.structs.replace(system.settings, models=models)
+    original = Submissions.accept
+
+    async def accept(
+        submissions: Submissions,
+        caller: Caller,
+        intent: Intent,
+        idempotency: Idempotency | None,
+        request_id: str,
+        *,
+        origin: str | None = None,
+    ) -> Receipt:
+        offering = msgspec.structs.replace(intent, tools=(_TOOL,))
+        return await original(submissions, caller, offering, idempotency, request_id, origin=origin)
+
+    monkeypatch.setattr(Submissions, "accept", accept)
+
+
+@pytest.mark.usefixtures("_offered", "worker")
 async def test_calls_of_tools_alone_are_an_answer(
     api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
