@@ -26,6 +26,9 @@ from shared.telemetry import logs
 from tests.deploy.scripted_api import ScriptedApi
 from tests.support import process_tree, waiting
 from tests.support.scripted_batches import ScriptedBatches
+from tests.support.system import system
+
+__all__ = ["system"]
 
 PEPPER: Final = b"of these tests"
 _SETTINGS: Final = """
