@@ -6,10 +6,14 @@ DESIGN. `marks` are how many items had ended at some of the last seconds. The ra
 since the first of them, up to now, so that it falls while nothing ends. The ETA is what is left, at
 that rate; for p90, at the rate that the mean of so many seconds stays above nine times of ten. E.g.
 seconds with 10, 30, 20 and 20 ends: 20 a second, give or take 4.1 (a deviation of 8.2 over the root
-of 4 seconds), so p90 is by 20 - 1.28 * 4.1 = 14.8 a second.
+of 4 seconds), so p90 is by 20 - 1.28 * 4.1 = 14.8 a second. What was before a pause or a retry, as
+a gap among the marks shows, does not count.
 """
 
+import itertools
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from api.polling.eta import Eta
@@ -21,6 +25,9 @@ _DEVIATIONS_P90: Final = 1.2816
 _SPREAD_MAX: Final = 4.0
 HINT_SECONDS_MAX: Final = 30
 _HINT_SECONDS_UNKNOWN: Final = 5
+# Marks so many times as far apart as most are, and at least so many ms, were not one run.
+_GAP_TIMES: Final = 10
+_GAP_MS_MIN: Final = 15_000
 # A batch is polled so many times in the time that is left, as the estimate becomes better.
 _POLLS_LEFT: Final = 6
 
@@ -40,8 +47,9 @@ def of(batch: Batch, now_ms: int) -> Pace:
     if batch.finished is not None:
         return Pace(100, _overall_rate(batch), None, batch.used, 1)
     progress = min(99, 100 * batch.ended // batch.total) if batch.total else 0
-    rate = _recent_rate(batch, now_ms) if batch.state == "running" else None
-    eta = None if rate is None else _eta(batch, rate)
+    marks = _recent_marks(batch)
+    rate = _recent_rate(marks, now_ms) if batch.state == "running" else None
+    eta = None if rate is None else _eta(batch, rate, _deviation(marks))
     return Pace(progress, rate, eta, _forecast(batch), _hint(batch, eta))
 
 
@@ -51,27 +59,36 @@ def _overall_rate(batch: Batch) -> float | None:
     return batch.ended * 1000 / (batch.finished - batch.started)
 
 
-def _recent_rate(batch: Batch, now_ms: int) -> float | None:
-    if not batch.marks:
+def _recent_marks(batch: Batch) -> Sequence[tuple[int, int]]:
+    """Return the marks since the last long gap; a single one counts from the batch's beginning."""
+    marks = batch.marks
+    if len(marks) == 1:
+        return ((batch.started or batch.created, 0), *marks)
+    gaps = [after[0] - before[0] for before, after in itertools.pairwise(marks)]
+    gap_max = max(_GAP_MS_MIN, _GAP_TIMES * statistics.median(gaps)) if gaps else 0
+    begin = max((at + 1 for at, gap in enumerate(gaps) if gap > gap_max), default=0)
+    return marks[begin:]
+
+
+def _recent_rate(marks: Sequence[tuple[int, int]], now_ms: int) -> float | None:
+    if len(marks) <= 1:
         return None
-    (first_ms, first), (last_ms, last) = batch.marks[0], batch.marks[-1]
-    if len(batch.marks) == 1:
-        first_ms, first = batch.started or batch.created, 0
+    (first_ms, first), (last_ms, last) = marks[0], marks[-1]
     seconds = (max(now_ms, last_ms) - first_ms) / 1000
     return (last - first) / seconds if seconds > 0 else None
 
 
-def _eta(batch: Batch, rate: float) -> Eta | None:
+def _eta(batch: Batch, rate: float, deviation: float) -> Eta | None:
     left = batch.waiting + batch.open
     if rate <= 0:
         return None
-    slow = max(rate - _DEVIATIONS_P90 * _deviation(batch), rate / _SPREAD_MAX)
+    slow = max(rate - _DEVIATIONS_P90 * deviation, rate / _SPREAD_MAX)
     return Eta(left / rate, left / slow)
 
 
-def _deviation(batch: Batch) -> float:
+def _deviation(marks: Sequence[tuple[int, int]]) -> float:
     """Return how far the mean of the marks' rates may be off: their deviation over root n."""
-    pairs = list(zip(batch.marks, batch.marks[1:], strict=False))
+    pairs = itertools.pairwise(marks)
     rates = [
         (then - before) * 1000 / (then_ms - before_ms)
         for (before_ms, before), (then_ms, then) in pairs
@@ -79,9 +96,7 @@ def _deviation(batch: Batch) -> float:
     ]
     if len(rates) <= 1:
         return math.inf
-    mean = sum(rates) / len(rates)
-    variance = sum((each - mean) ** 2 for each in rates) / (len(rates) - 1)
-    return math.sqrt(variance / len(rates))
+    return statistics.stdev(rates) / math.sqrt(len(rates))
 
 
 def _forecast(batch: Batch) -> int | None:

@@ -23,6 +23,7 @@ from tests.support.stored_batch import (
     waiting,
 )
 from tests.support.stored_batches import in_chunks, item, items
+from tests.support.stream_reader import following, text_of
 from tests.support.system import System
 
 pytestmark = pytest.mark.each_once
@@ -299,3 +300,46 @@ async def test_a_batch_whose_workers_do_not_stop_is_due_for_deletion_when_they_h
 
     await waiting_for.until(is_due, what="a batch that is due")
     await mill.api.delete(f"{LIST}/{id_}")
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_batch_from_its_upload_to_its_results(
+    mill: Mill, provider: ScriptedProvider
+) -> None:
+    """An item can be polled and followed by its own id while it runs, and after it."""
+    gate = asyncio.Event()
+    provider.answer = lambda request: ScriptedAnswer(
+        text=f"Re: {request.last}", gate=gate if request.last == "two" else None
+    )
+    sent = {"items": [{"message": text, "custom_id": text} for text in ("one", "two", "three")]}
+    created = body(await mill.api.post(LIST, json=sent))
+    id_, results = created["batch_id"], created["results_url"]
+
+    async def lines(**parameters: str) -> list[str]:
+        answer = await mill.api.get(results, params=parameters)
+        return [json.loads(line)["custom_id"] for line in answer.text.splitlines()]
+
+    async def others_have_ended() -> bool:
+        return set(await lines(order="finished")) == {"one", "three"}
+
+    await waiting_for.until(others_have_ended, what="the answers of two items")
+    assert await lines() == ["one"]
+    assert await lines(partial="true") == ["one", "three"]
+    assert body(await mill.api.get(created["poll_url"]))["progress"] == 66
+    second = f"/api/v1/generate/{id_}-1"
+    assert body(await mill.api.get(f"{second}/status"))["state"] == "processing"
+    async with following(mill.api, f"{second}/events") as follower:
+        gate.set()
+        await follower.until("completed")
+    assert text_of(follower.received) == "Re: two"
+    ended = await mill.until(id_, "completed")
+    assert ended["credits"]["used"] > 0
+
+    async def is_folded() -> bool:
+        return not await mill.system.redis.call("KEYS", f"{mill.root}*{id_}-*")
+
+    await waiting_for.until(is_folded, what="the fold of its chunk")
+    assert await lines() == ["one", "two", "three"]
+    shown = body(await mill.api.get(f"{second}/status"))
+    assert (shown["state"], shown["result"]["content"]) == ("completed", "Re: two")
+    assert shown["credits_used"] > 0

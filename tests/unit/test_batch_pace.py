@@ -56,6 +56,17 @@ def test_one_measurement_counts_from_the_beginning() -> None:
     assert pace.eta == Eta(5, 20)
 
 
+def test_a_pause_does_not_count() -> None:
+    before = _batch(20, 20).marks
+    after = [(_START + 3_600_000 + second * 1_000, 40 + 10 * second) for second in range(3)]
+    batch = _batch(marks=(*before, *after), completed=60, position=60)
+    assert _pace(batch).items_per_second == 10
+    first = _batch(marks=(*before, after[0]), completed=40)
+    assert _pace(first).items_per_second is None
+    slow = _batch(marks=tuple((_START + number * 60_000, number) for number in range(4)))
+    assert _pace(slow).items_per_second == pytest.approx(1 / 60)
+
+
 def test_nothing_is_known_before_the_first_end() -> None:
     pace = batch_pace.of(_batch(marks=(), completed=0), _START + 9_000)
     assert pace == batch_pace.Pace(0, None, None, None, 5)
