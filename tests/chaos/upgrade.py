@@ -49,7 +49,7 @@ _WORDS: Final = (2, 25)
 _PACE: Final = (0.01, 0.08)
 _REFUSALS: Final = 0.05
 _IDLE_SECONDS: Final = 90.0
-_DRAIN_SECONDS: Final = 120.0
+_DRAIN_SECONDS: Final = 300.0
 _SHOWN_MAX: Final = 30
 _SETTINGS: Final = """
 [redis]
@@ -81,7 +81,7 @@ base_url = "{upstream}"
 [[providers]]
 name = "narrow"
 base_url = "{upstream}"
-concurrency_max = 3
+concurrency_max = 6
 
 [[models]]
 identifier = "alpha"

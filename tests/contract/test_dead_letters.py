@@ -10,6 +10,7 @@ from shared.redis import keys
 from shared.redis.functions import KeepTimes, Retried, RetryRefused
 from shared.settings import RedisSettings
 from shared.wire.message import decode_user
+from shared.wire.submission import TURN_WIRE
 from tests.support import redis_invariants
 from tests.support.redis_functions import KEEP, RedisFunctions, Ticket
 from tests.support.redis_server import Server
@@ -76,6 +77,27 @@ async def test_completed_cancelled_and_expired_generations_leave_no_dead_letter(
     await queue.redis.call("ZADD", keys.DEADLINES(queue.root), "XX", 1, f"ann:{late.id}")
     assert (await queue.reap()).done == [("ann", late.id, "expired")]
     assert await queue.dead() == []
+
+
+async def test_time_of_a_wait_is_no_time_of_its_dead_letter(queue: RedisFunctions) -> None:
+    ticket = await queue.submit(deadline_ms=77_000, wire=TURN_WIRE)
+    seq = 1
+    for wait_ms in (3_600_000, 7_200_000):
+        [claimed] = await queue.claim(wire=TURN_WIRE)
+        assert await queue.suspend(claimed, seq, wait_ms, text="Hm.") == "suspended"
+        # As if a part of the wait were over.
+        record = keys.GENERATION(queue.root, ticket.account, ticket.id)
+        since, until_ms = (await queue.redis.call("HGET", record, "suspended")).split()
+        earlier = f"{int(since) - 5_000} {int(until_ms)}"
+        deadline = int(await queue.redis.call("HGET", record, "deadline"))
+        await queue.redis.call("HSET", record, "suspended", earlier, "deadline", deadline + 5_000)
+        assert await queue.resume(ticket) == "resumed"
+        # The claim of a later attempt has its first event.
+        seq = 2
+    [claimed] = await queue.claim(wire=TURN_WIRE)
+    assert claimed.deadline_ms > claimed.accepted_ms + 77_000 + 9_000
+    await queue.fail(claimed, DOWN)
+    assert (await _letter(queue, ticket))["deadline"] == "77000"
 
 
 async def test_dead_letter_has_the_message_and_how_each_attempt_ended(

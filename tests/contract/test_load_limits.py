@@ -7,7 +7,7 @@ from shared.redis import functions, library
 from shared.redis.client import Redis
 from shared.redis.functions import Accepted, Rejected
 from shared.settings import RedisSettings
-from shared.wire.submission import OnConflict
+from shared.wire.submission import TURN_WIRE, OnConflict
 from tests.support.redis_functions import RedisFunctions
 from worker.outcome import INTERNAL
 
@@ -58,6 +58,26 @@ async def test_running_turns_are_not_ahead(queue: RedisFunctions) -> None:
     assert await _reason(queue, "ann", 2, 0) == "late"
     await queue.claim(2)
     assert await _reason(queue, "ann", 2, 0) == "accepted"
+
+
+@pytest.mark.parametrize("head", ["ready", "running", "suspended"])
+async def test_interrupted_turn_does_not_count_as_ahead_and_others_do(
+    queue: RedisFunctions, head: str
+) -> None:
+    ticket = await queue.submit("ann", wire=TURN_WIRE)
+    if head != "ready":
+        [claimed] = await queue.claim(wire=TURN_WIRE)
+        if head == "suspended":
+            assert await queue.suspend(claimed, 1) == "suspended"
+    for _ in range(2):
+        await queue.submit("ann")
+    answers = [
+        await queue.accept(
+            "ann", ticket.session, is_new=False, on_conflict="interrupt", slots=1, rounds_max=rounds
+        )
+        for rounds in (1, 2)
+    ]
+    assert [type(answer) for answer in answers] == [Rejected, Accepted]
 
 
 async def test_share_among_more_accounts_than_slots_is_less_than_one(

@@ -18,8 +18,10 @@ from tests.support.system import System
 from tests.support.waiting import until
 from tests.worker.front import Front, Ticket, text_of
 from tests.worker.round_scenes import CALLS, ToolScene, check_whole
+from tests.worker.scripted_tools import output
 from tests.worker.single_attempts import Attempts
 from worker.outcome import StopReason
+from worker.tools.contract import ToolOutput
 
 When = Literal["before", "after"]
 
@@ -77,6 +79,39 @@ async def _check_recovered(front: Front, ticket: Ticket, what: str) -> None:
         await check_whole(front, ticket)
     except AssertionError as error:
         raise AssertionError(what) from error
+
+
+async def test_call_that_waits_for_a_slot_has_not_begun(
+    attempts: Attempts, front: Front, provider: ScriptedProvider, scene: ToolScene
+) -> None:
+    is_one_done = asyncio.Event()
+
+    async def forever(_arguments: object, _context: object) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def first(_arguments: object, _context: object) -> ToolOutput:
+        await is_one_done.wait()
+        return output("Done.")
+
+    calls = tuple((f"call-{n}", "order", f'{{"n": {n}}}') for n in range(11))
+    provider.script.append(ScriptedAnswer(text="", calls=calls))
+    scene.order.script.extend([first, *[forever] * 8])
+    ticket = await front.submit()
+    attempt = attempts.begin(ticket)
+    await until(lambda: len(scene.order.calls) == 8)
+    is_one_done.set()
+    # The slot of the first call goes to another.
+    await until(lambda: len(scene.order.calls) == 9)
+    attempts.stop_signal.trigger("lost")
+    await attempt
+    await front.requeue_crashed(ticket)
+    await attempts.run(ticket)
+    # The two that had not begun run now, and only these.
+    assert sorted(each["n"] for each, _ in scene.order.calls) == list(range(11))
+    read = [each["content"] for each in provider.requests[1].messages if each["role"] == "tool"]
+    unknown = [n for n, content in enumerate(read) if content.endswith("its effect is unknown.")]
+    assert (len(read), unknown) == (11, list(range(1, 9)))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -6,7 +6,7 @@ is a result that the model reads, and no failure of the generation.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set as AbstractSet
 from typing import Final
 
 from shared.errors import EXPIRED
@@ -34,9 +34,11 @@ async def call_tools(run: Run, tools: Mapping[str, Tool]) -> Failed | Suspended 
     uncertain = [call for call in calls if run.rounds.is_uncertain(call)]
     to_run = [call for call in calls if call not in uncertain]
     run.writer.append_event(events.StageChanged("calling_tool"), stage="calling_tool")
-    once = tuple(call.call_id for call in to_run if not _is_repeatable(tools.get(call.tool)))
-    if once:
-        keep(run, RoundEntry(attempt=run.claimed.attempt, started=once))
+    once = [call.call_id for call in to_run if not _is_repeatable(tools.get(call.tool))]
+    first = {call.call_id for call in to_run[:_AT_ONCE]}
+    if started := tuple(call_id for call_id in once if call_id in first):
+        keep(run, RoundEntry(attempt=run.claimed.attempt, started=started))
+    later = frozenset(once) - first
     for call in uncertain:
         _keep_result(run, call, _failed(_UNKNOWN_EFFECT))
     # A tool may run once its call is in the log.
@@ -45,7 +47,8 @@ async def call_tools(run: Run, tools: Mapping[str, Tool]) -> Failed | Suspended 
     try:
         async with asyncio.timeout(run.seconds_left()), asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(_call(run, call, tools.get(call.tool), limit)) for call in to_run
+                group.create_task(_call(run, call, tools.get(call.tool), limit, later))
+                for call in to_run
             ]
     except TimeoutError:
         return Failed(EXPIRED)
@@ -69,10 +72,18 @@ def _keep_waits(run: Run, waits: list[tuple[CallPart, Suspend]]) -> None:
 
 
 async def _call(
-    run: Run, call: CallPart, tool: Tool | None, limit: asyncio.Semaphore
+    run: Run, call: CallPart, tool: Tool | None, limit: asyncio.Semaphore, later: AbstractSet[str]
 ) -> tuple[CallPart, Suspend] | None:
-    """Run one call and keep its result; return it with its wait, if it waits."""
+    """Run one call and keep its result; return it with its wait, if it waits.
+
+    Calls that must not run twice and begin `later` are noted as they begin.
+    """
     async with limit:
+        if call.call_id in later:
+            keep(run, RoundEntry(attempt=run.claimed.attempt, started=(call.call_id,)))
+            # An entry is stored with an event.
+            run.writer.append_event(events.StageChanged("calling_tool"), stage="calling_tool")
+            await run.writer.flush()
         result = await _result(run, call, tool)
     if isinstance(result, Suspend):
         return call, result

@@ -146,6 +146,16 @@ local function look_ahead(root, ask, ahead)
     count_lane_accounts(root, ask.account, ask.lane, ask.stride)
 end
 
+-- Returns how many turns of its session an interrupt replaces: all, and those that count as ahead in the lane. Its head
+-- does not where it runs, is suspended or is in the other lane.
+local function count_replaced(root, ask, head)
+  local waiting = count_waiting(root, ask.account, ask.session)
+  local score = redis.call('ZSCORE', unfinished_key(root, ask.account, ask.lane), head)
+  local is_ahead = score and tonumber(score) < stages.SUSPENDED_OFFSET
+    and not redis.call('ZSCORE', leases_key(root), member(ask.account, head))
+  return waiting + 1, waiting + (is_ahead and 1 or 0)
+end
+
 -- Gives the message its turn. In a session with nothing under way it becomes the head, otherwise it waits.
 local function take_turn(root, ask, key, session, measured, now)
   if has_no_session(ask.generation, ask) then return 1, true end
@@ -278,16 +288,16 @@ local function accept(root, ask)
   if not is_within_limit then return {'limited', rate} end
   local unfinished, unfinished_in_lane = count_unfinished(root, account, ask.lane)
   -- An interrupt takes the place of all that its session has.
-  local session_turns_before, replaced = current_head and count_waiting(root, account, ask.session) or 0, 0
+  local session_turns_before = current_head and count_waiting(root, account, ask.session) or 0
   local completed_turns = session.turns - session_turns_before - (current_head and 1 or 0)
-  local is_interrupt = current_head and ask.on_conflict == 'interrupt'
-  if is_interrupt then session_turns_before, replaced = 0, session_turns_before + 1 end
+  local replaced, replaced_ahead, is_interrupt = 0, 0, current_head and ask.on_conflict == 'interrupt'
+  if is_interrupt then session_turns_before, replaced, replaced_ahead = 0, count_replaced(root, ask, current_head) end
   if unfinished - replaced >= ask.unfinished_max then return {'crowded', rate} end
   if session_turns_before >= ask.waiting_max then return {'waiting', rate} end
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full', rate} end
   local known = load_totals(account_totals_key(root, account), ask.lane)
   local running = tonumber(known[2] or 0)
-  local ahead = unfinished_in_lane - running - replaced
+  local ahead = unfinished_in_lane - running - replaced_ahead
   local lane_accounts, is_in_lane = 1, nil
   if ahead > 0 then ahead, lane_accounts, is_in_lane = look_ahead(root, ask, ahead) end
   if misses_deadline(ask, ahead, lane_accounts, session_turns_before) then return {'late', rate} end

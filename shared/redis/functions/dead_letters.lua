@@ -27,7 +27,7 @@ local function write_dead_letter(root, account, id, generation, ending)
   redis.call('HSET', key, 'session', generation.session, 'turn', generation.turn, 'lane', generation.lane,
     'model', generation.model, 'wire', generation.wire, 'attempt', generation.attempt, 'hold', generation.hold,
     'key', generation.key or '', 'accepted', generation.accepted, 'died', int(ending.now),
-    'deadline', int(tonumber(generation.deadline) - tonumber(generation.accepted)),
+    'deadline', int(tonumber(generation.deadline) - tonumber(generation.accepted) - stages.waited_ms(generation)),
     'failure', cmsgpack.pack(failure),
     'attempts', record_attempt(root, account, id, generation, failure.code, ending.now),
     'submission', redis.call('GET', submission_key(root, account, id)) or '',

@@ -60,17 +60,25 @@ function stages.count_suspended(root, account, lane)
   return redis.call('ZCOUNT', unfinished_key(root, account, lane), int(stages.SUSPENDED_OFFSET), '+inf')
 end
 
+-- Returns by how many ms waits for people have moved a generation's deadline.
+function stages.waited_ms(record)
+  local since, ends = string.match(record.suspended or '', '^(%d+) (%d+)$')
+  return (tonumber(record.waited) or 0) + (ends and tonumber(ends) - tonumber(since) or 0)
+end
+
 -- Ends the wait of a suspended generation, which becomes ready. Its deadline is now as far ahead as it was when the
 -- wait began: it was set for a wait that ends by itself.
 function stages.end_wait(root, account, id, record, now)
   local key, name, seq = generation_key(root, account, id), member(account, id), int(tonumber(record.seq) + 1)
   local waits_until = stages.waits_until(record)
-  local deadline = int(math.min(now, waits_until) + tonumber(record.deadline) - waits_until)
+  local saved_ms = waits_until - math.min(now, waits_until)
+  local deadline = int(tonumber(record.deadline) - saved_ms)
   redis.call('ZREM', deferred_key(root), name)
   redis.call('ZADD', deadlines_key(root), deadline, name)
   redis.call('ZADD', unfinished_key(root, account, record.lane), record.number, id)
   redis.call('HDEL', key, 'finer_stage', 'suspended')
-  redis.call('HSET', key, 'stage', 'queued', 'seq', seq, 'deadline', deadline)
+  redis.call('HSET', key, 'stage', 'queued', 'seq', seq, 'deadline', deadline,
+    'waited', int(stages.waited_ms(record) - saved_ms))
   append_event(root, account, id, record.attempt, seq, STAGE_EVENTS.queued)
   enqueue(root, account, id, record)
 end
@@ -79,7 +87,9 @@ function rounds.ms_to_keep(deadline) return math.max(0, deadline - now_ms()) + r
 
 -- Called at a claim. A wait that ended under an older process has left its fields behind.
 function stages.leave(root, account, id, record)
-  redis.call('HDEL', generation_key(root, account, id), 'finer_stage', 'suspended')
+  local key = generation_key(root, account, id)
+  if record.suspended then redis.call('HSET', key, 'waited', int(stages.waited_ms(record))) end
+  redis.call('HDEL', key, 'finer_stage', 'suspended')
   redis.call('ZADD', unfinished_key(root, account, record.lane), record.number, id)
 end
 
@@ -188,8 +198,9 @@ end
 
 -- Deletes what only a generation with rounds or a wait has. An empty `finer_stage` stays with the record.
 function rounds.delete(root, account, id, generation)
-  if not (generation.kept or generation.resumed) and (generation.finer_stage or '') == '' then return end
+  local is_any = generation.kept or generation.resumed or generation.waited
+  if not is_any and (generation.finer_stage or '') == '' then return end
   redis.call('DEL', rounds_key(root, account, id))
   redis.call('HDEL', generation_key(root, account, id), 'kept', 'finer_stage', 'suspended',
-    'resumed')
+    'resumed', 'waited')
 end
