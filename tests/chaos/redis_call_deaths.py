@@ -5,8 +5,9 @@ Two turns of one session, streamed: undisturbed (`talk`), as two generations wit
 meanwhile (`drain`), after another worker died in the middle of the first answer, which the client
 cancels when this one has died too (`heir`), with a round of tools before each answer (`tools`), or
 with a tool that waits for a person, who approves while the worker lives or after it died
-(`approval`). First the calls that a worker makes are listed; then, for each call and both sides of
-it, a worker dies there and a second one finishes. The invariants must find nothing each time.
+(`approval`); and a batch of six (`batch`). First the calls that a worker makes are listed; then,
+for each call and both sides of it, a worker dies there and a second one finishes. The invariants
+must find nothing each time.
 
 Owns the hook that counts calls and exits, in the forked child only, and the table of
 `python -m tests.chaos.redis_call_deaths`. Calls that loops make by the clock (heartbeat, report,
@@ -19,7 +20,6 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -29,8 +29,8 @@ import uvloop
 from shared.redis import functions
 from shared.redis.client import Argument, Redis, Reply
 from shared.redis.functions import Cancelled
-from shared.settings import RedisSettings, WorkerSettings
-from tests.chaos import invariants
+from shared.settings import RedisSettings, Settings, WorkerSettings
+from tests.chaos import batch_run, invariants
 from tests.chaos.evidence import AcceptedMessage, Evidence, Finding, question
 from tests.chaos.scene import Scene, running_scene
 from tests.chaos.tool_rounds import KEPT_TEXT, install_tools
@@ -53,7 +53,7 @@ _WORKER: Final = WorkerSettings(
 )
 
 Side = Literal["before", "after"]
-Scenario = Literal["talk", "alone", "cancel", "drain", "heir", "tools", "approval"]
+Scenario = Literal["talk", "alone", "cancel", "drain", "heir", "tools", "approval", "batch"]
 SCENARIOS: Final[tuple[Scenario, ...]] = get_args(Scenario)
 _WITH_TOOLS: Final[frozenset[Scenario]] = frozenset({"tools", "approval"})
 
@@ -173,12 +173,27 @@ class Passage(NamedTuple):
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a worker for this passage."""
-        return {"POLLUX_REDIS__PREFIX": self.settings.prefix}
+        own = batch_run.ENVIRONMENT if self.scenario == "batch" else {}
+        return {"POLLUX_REDIS__PREFIX": self.settings.prefix, **own}
+
+    @property
+    def account(self) -> str:
+        """The account of this passage."""
+        return f"of{self.settings.prefix}"
+
+    @property
+    def whole_settings(self) -> Settings:
+        """The settings under this passage's prefix."""
+        return msgspec.structs.replace(self.scene.settings, redis=self.settings)
 
     async def submit_turns(self, *, is_sessionless: bool) -> list[Ticket]:
         """Send both turns."""
         tickets: list[Ticket] = []
-        account = f"of{self.settings.prefix}"
+        account = self.account
+        if self.scenario == "batch":
+            root = self.front.root_of(account)
+            await batch_run.store(self.scene.redis, self.whole_settings, root, account)
+            return tickets
         for number in range(_TURNS):
             asked = question(account, f"turn {number}")
             session = tickets[0].session if tickets else None
@@ -197,6 +212,9 @@ class Passage(NamedTuple):
 
     async def is_over(self, tickets: Sequence[Ticket]) -> bool:
         """Return whether these have ended; approve what waits for a person."""
+        if self.scenario == "batch":
+            root = self.front.root_of(self.account)
+            return await batch_run.is_over(self.scene.redis, root, self.account)
         statuses = [await self.front.poll(ticket) for ticket in tickets]
         for ticket, polled in zip(tickets, statuses, strict=True):
             if polled.stage == "awaiting_approval":
@@ -224,7 +242,11 @@ class Passage(NamedTuple):
         evidence = self.evidence
         evidence.upstream_calls += self.scene.evidence.upstream_calls
         with self.scene.server.raw_client() as raw_client:
-            found = invariants.check(raw_client, self.settings, evidence)
+            if self.scenario == "batch":
+                root = self.front.root_of(self.account)
+                found = batch_run.findings(raw_client, self.settings, root, self.account)
+            else:
+                found = invariants.check(raw_client, self.settings, evidence)
         self.scene.evidence.upstream_calls.clear()
         return found
 
@@ -292,7 +314,13 @@ async def _die_midway(passage: Passage, ticket: Ticket) -> None:
 
 async def _finish(passage: Passage, tickets: Sequence[Ticket]) -> None:
     """Let a second worker finish what is left."""
-    is_over = partial(passage.is_over, tickets)
+
+    async def is_over() -> bool:
+        if passage.scenario == "batch":
+            root = passage.front.root_of(passage.account)
+            await batch_run.look_after(passage.scene.redis, passage.whole_settings, root)
+        return await passage.is_over(tickets)
+
     if not await is_over():
         worker = passage.scene.pool.fork_worker(passage.hooks, passage.environment)
         await waiting.until(is_over, _GIVE_UP_SECONDS, what="the end")

@@ -4,16 +4,18 @@ After each test `tests/support/redis_invariants.py` checks counts, credits, byte
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
 import msgspec
 import pytest
+from typing_extensions import override
 
 from shared.batches.feed import BatchFeeder
 from shared.clock import SystemClock
 from shared.errors import Failure
-from shared.redis import functions, keys
+from shared.redis import functions, keys, library
+from shared.redis.client import Argument, Redis, Reply
 from shared.redis.functions import (
     AdoptItemsAsk,
     BatchConflict,
@@ -30,11 +32,12 @@ from shared.redis.functions import (
     StopBatchAsk,
     TakeEndedChunksAsk,
 )
-from shared.settings import Settings
+from shared.settings import RedisSettings, Settings
 from shared.stores import account_log, partition_load
 from shared.tiers import LimitSettings
 from shared.wire.batch import BatchItem, ItemResult, unpack_results
 from shared.wire.message import decode_assistant
+from shared.wire.submission import TURN_WIRE
 from tests.support import stored_batches
 from tests.support.redis_functions import CHANNELS, KEEP, RedisFunctions, Ticket
 from tests.support.stored_batches import in_chunks, item, items
@@ -677,3 +680,76 @@ async def test_the_accounts_log_has_each_end_and_pause_of_a_batch_and_none_of_it
     ]
     assert logged.events[0].more == {"webhook_url": "https://example.com/hook"}
     assert logged.events[0].path == f"/api/v1/batches/{batch}"
+
+
+_OLDER = f"{library.NAME}older"
+_FINDS_ITEM = "generation.batch and batches.find_item(root, account, id, generation)"
+
+
+class _OlderRedis(Redis):
+    """A connection of a process whose functions know no batches."""
+
+    @override
+    async def call(self, *command: Argument, repeat: bool = True) -> Reply:
+        verb, name, *rest = command
+        if str(verb).startswith("FCALL"):
+            command = (verb, str(name).replace(library.NAME, _OLDER), *rest)
+        return await super().call(*command, repeat=repeat)
+
+
+@pytest.fixture
+async def older(
+    queue: RedisFunctions, redis_settings: RedisSettings
+) -> AsyncIterator[RedisFunctions]:
+    """Return the functions of a process that knows no batches."""
+    text = library.TEXT.replace(library.NAME, _OLDER)
+    assert text.count(_FINDS_ITEM) == 1
+    await queue.redis.call("FUNCTION", "LOAD", "REPLACE", text.replace(_FINDS_ITEM, "nil"))
+    redis = _OlderRedis(redis_settings)
+    yield RedisFunctions(redis, redis_settings, redis_settings.partitions - 1)
+    await redis.close()
+    await queue.redis.call("FUNCTION", "DELETE", _OLDER)
+
+
+async def test_ends_by_a_process_that_knows_no_batches_are_found_and_counted(
+    batches: Batches, older: RedisFunctions
+) -> None:
+    batch = await batches.store([items(4)])
+    await batches.feed()
+    assert await older.claim(9, wire=TURN_WIRE) == []
+    cancelled, expired, crashed = (Ticket("ann", f"{batch}-{i}", f"{batch}-{i}") for i in range(3))
+    assert await older.cancel(cancelled) == Cancelled(10)
+    deadlines, leases = keys.DEADLINES(batches.root), keys.LEASES(batches.root)
+    await batches.redis.call("ZADD", deadlines, "XX", 1, f"ann:{expired.id}")
+    claimed = await batches.queue.claim(1)
+    while claimed[0].id != crashed.id:
+        claimed = await batches.queue.claim(1)
+    await batches.redis.call("ZADD", leases, 1, f"ann:{crashed.id}")
+    await older.reap(crashes_max=0)
+    assert await batches.counts(batch, "open", "seq") == [4, 0]
+    await batches.adopt(batch)
+    assert await batches.counts(batch, "open", "seq", "cancelled", "expired", "failed") == [
+        1, 3, 1, 1, 1,
+    ]  # fmt: skip
+    await batches.adopt(batch)
+    assert await batches.counts(batch, "open", "seq") == [1, 3]
+    await batches.complete()
+    assert (await batches.record(batch))["state"] == "completed"
+    assert await batches.pack() == 1
+    states = [one.state for one in await batches.results(batch) if one]
+    assert states == ["cancelled", "expired", "failed", "completed"]
+
+
+async def test_a_charge_by_a_process_that_knows_no_batches_is_booked_once(
+    batches: Batches, older: RedisFunctions
+) -> None:
+    batch = await batches.store([items(2)])
+    await batches.feed()
+    [claimed] = await batches.queue.claim(1)
+    await older.append(claimed, 1, "So")
+    assert await older.settle(claimed, seq=2, cost=7, text="So") is not None
+    await batches.adopt(batch)
+    await batches.complete()
+    assert await batches.counts(batch, "completed", "used", "unbooked") == [2, 10, 3]
+    assert await batches.pack() == 1
+    assert (await batches.queue.credit_totals()).settled == 10

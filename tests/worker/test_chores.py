@@ -19,10 +19,16 @@ from shared import chore_queue
 from shared.clock import SystemClock
 from shared.media.files import MediaFiles
 from shared.media.formats import PNG
-from shared.redis import keys, library
+from shared.redis import functions, keys, library
 from shared.redis.client import Redis
-from shared.redis.functions import DeleteSessionAsk
+from shared.redis.functions import (
+    DeleteBatchAsk,
+    DeleteBatchPiecesAsk,
+    DeleteSessionAsk,
+    StopBatchAsk,
+)
 from shared.settings import RedisSettings
+from tests.support import stored_batches
 from tests.support.proxy import Proxy
 from tests.support.redis_functions import CHANNELS, KEEP, RedisFunctions
 from tests.support.redis_server import RawClient, Server
@@ -172,6 +178,27 @@ async def test_files_of_a_generation_without_a_session_go_with_its_record(
     assert await forgotten(10**10) == 1
     assert await redis.call("EXISTS", noted) == 0
     await redis.call("DEL", keys.TURNS(queue.root, "ann", ticket.id, 0))
+
+
+async def test_files_of_an_item_go_with_its_batch(
+    redis: Redis, redis_settings: RedisSettings, tmp_path: Path
+) -> None:
+    root = keys.partition_root(redis_settings, redis_settings.partitions - 1)
+    files, noted = MediaFiles(str(tmp_path)), keys.EXPIRING_FILES(root)
+    batch = await stored_batches.store(redis, root, [stored_batches.items(1)])
+    path = files.save("ann", f"{batch}-0", _PNG, PNG)
+    await redis.call("ZADD", noted, 1_000, f"ann:{batch}-0")
+    # Its record was packed.
+    assert await forget.forget(redis, redis_settings, files, 1_000) == 0
+    stop = StopBatchAsk(account="ann", batch=batch, stop="cancelled")
+    await functions.stop_batch(redis, root, stop)
+    delete = DeleteBatchAsk(account="ann", batch=batch)
+    assert await functions.delete_batch(redis, root, delete) == "deleting"
+    pieces = DeleteBatchPiecesAsk(account="ann", batch=batch)
+    assert await functions.delete_batch_pieces(redis, root, pieces) == 0
+    assert await forget.forget(redis, redis_settings, files, 10**10) == 1
+    found = files.find(path)
+    assert found is None or not found[0].exists()
 
 
 async def test_turns_that_nobody_lived_to_forget_are_forgotten(

@@ -6,7 +6,8 @@ ran meanwhile may still write files. The caller that deletes a session also dele
 chunks; this chore deletes those that it did not get to because it died.
 
 The files of a generation without a session stand in a folder of its id, and a worker that writes
-the first notes the generation. They are deleted once its record has expired.
+the first notes the generation. They are deleted once its record has expired; those of an item of a
+batch, once the batch is deleted.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.settings import RedisSettings
 from shared.telemetry import logs
+from shared.wire.batch import ItemRef
 from worker.partition_guard import PartitionGuard
 
 # Longer than any attempt of a deleted session continues.
@@ -91,9 +93,14 @@ async def _expire_files(redis: Connection, root: str, files: MediaFiles, now_ms:
 
 
 async def _record_left_ms(redis: Connection, root: str, name: str) -> int | None:
-    """Return how long a generation's record stays, 0 while it has no end; None if it is gone."""
+    """Return how long a generation's files stay at least, 0 while unknown; None if no longer."""
     account, _, id_ = name.partition(":")
-    left: int = await redis.call("PTTL", keys.GENERATION(root, account, id_))
+    item = ItemRef.of(id_)
+    record = keys.GENERATION(root, account, id_)
+    if item is not None:
+        # Its record is replaced by its packed result, which names the files.
+        record = keys.BATCH(root, account, item.batch)
+    left: int = await redis.call("PTTL", record)
     return None if left == _GONE else max(0, left)
 
 

@@ -351,7 +351,7 @@ class OpenItems(NamedTuple):
 
 
 async def end_open_items(redis: Connection, root: str, ask: EndOpenItemsAsk) -> OpenItems:
-    """End up to 64 open items of a stopped batch, or ask their workers to stop."""
+    """End up to 16 open items of a stopped batch, or ask their workers to stop."""
     open_count, cursor = await invoke(redis, "end_open_items", root, ask)
     return OpenItems(open_count, text_of(cursor) or None)
 

@@ -1,10 +1,10 @@
--- end_open_items: end items of a stopped batch that are in the queue or run, up to 64 in a call.
+-- end_open_items: end items of a stopped batch that are in the queue or run, up to 16 in a call.
 -- ASK      account, batch, cursor ('0' at first), keep, channels
 -- RETURNS  {how many are open, cursor of the next call: '' once all have been ended or their workers asked to stop}
 -- ATOMIC   because an item must not be claimed between the check and its end.
 -- A cancel only asks the worker of a running item to stop; a deadline ends it at once, and the worker is refused later.
 
-local ENDED_MAX = 64
+local ENDED_MAX = 16
 
 local function end_item(root, account, id, ask, stop, now)
   local record = load_generation(root, account, id)
