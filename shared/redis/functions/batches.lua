@@ -249,7 +249,8 @@ function batches.save(root, account, id, record, now)
   redis.call('HDEL', key, 'reason', 'stop', 'retrying')
   redis.call('ZREM', open_batches_key(root, account), id)
   redis.call('ZADD', batch_work_key(root), record.unfed and int(now) or delete_at, member(account, id))
-  batches.note_state(root, account, id, record, state)
+  -- `record` may have the counts only.
+  batches.note_state(root, account, id, load_hash(key), state)
   return state
 end
 
