@@ -1,13 +1,15 @@
-"""Looks after batches that are under way, where no settlement or request did what is due.
+"""Looks after batches where no settlement or request did what is due, and deletes what is over.
 
 Takes entries of `batch-work` that are due: a batch whose feeder died, whose deadline has passed,
-that waits for credits or memory, or that was stopped; and chunks that nobody packed.
+that waits for credits or memory, or that was stopped; and chunks that nobody packed. Deletes an
+upload that was given up, a batch whose retention is over, and what is left of a deleted one.
 """
 
 from typing import Final
 
-from shared.redis import keys
+from shared.redis import functions, keys
 from shared.redis.client import Connection
+from shared.redis.functions import DeleteBatchAsk, DeleteBatchPiecesAsk
 from shared.settings import RedisSettings
 from worker.batches.work import BatchWork
 from worker.partition_guard import PartitionGuard
@@ -30,7 +32,19 @@ async def look_after(
             )  # fmt: skip
             for name in due:
                 account, _, batch = name.decode().partition(":")
-                await work.advance(root, account, batch)
+                if not await _delete_due(redis, root, account, batch):
+                    await work.advance(root, account, batch)
             await work.pack_ended(root)
             count += len(due)
     return count
+
+
+async def _delete_due(redis: Connection, root: str, account: str, batch: str) -> bool:
+    """Delete a batch that nobody may read any more; return whether it was one."""
+    ask = DeleteBatchAsk(account=account, batch=batch, is_due=True)
+    if await functions.delete_batch(redis, root, ask) != "deleting":
+        return False
+    pieces = DeleteBatchPiecesAsk(account=account, batch=batch)
+    while await functions.delete_batch_pieces(redis, root, pieces):
+        pass
+    return True
