@@ -9,6 +9,7 @@ backlog            Accept and claim at a backlog of a million, compared with a t
 bare_front         Program: bare uvicorn with one Redis call a request, the baseline of `front`
 batch_download     Cost of the download of a batch's results: speed, memory, and everybody else
 batch_engine       Items a second of a batch beside the engine's own rate, and bytes of an item
+batch_upload       Cost of the upload of a batch: speed, memory, Redis bytes, and everybody else
 bounds             Every bound that a figure is held to, with its reason
 cancel             From a cancel to the end of the upstream's call
 contestants        Starts our engine and its peers as processes, and exchanges lines with them
@@ -24,6 +25,7 @@ http_load          Sends as many requests as a server takes, by wrk or a bare cl
 idle               CPU and commands of workers that have nothing to do
 memory             Bytes that a generation leaves in Redis
 noop_worker        Program: our worker with a provider that answers at once, without HTTP
+other_tenant       How much longer another tenant's messages take beside something
 overdraft          Ten thousand messages at once on credits for a hundred
 pages              Cost of pages of long conversations for everybody else
 parked             Cost of turns that wait for a key or a limit, and how soon they go on

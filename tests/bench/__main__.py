@@ -9,6 +9,7 @@ from tests.bench import (
     backlog,
     batch_download,
     batch_engine,
+    batch_upload,
     cancel,
     conversations,
     engine,
@@ -60,6 +61,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "parked": parked.measure,
     "pages": pages.measure,
     "batch_download": batch_download.measure,
+    "batch_upload": batch_upload.measure,
 }
 
 

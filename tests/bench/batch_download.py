@@ -8,18 +8,12 @@ pairs with and without the download.
 
 import asyncio
 import random
-import socket
 import threading
 import time
-from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
-from shared.clock import SystemClock
-from shared.stores.accounts import Accounts
-from shared.wire.account import DEFAULT_SCOPES
 from shared.wire.batch import CHUNK_ITEMS_MAX
-from tests.bench import bounds, figures, process_usage, system_rig
+from tests.bench import bounds, figures, other_tenant, process_usage, system_rig
 from tests.bench.figures import Figure
 from tests.bench.system_rig import Rig
 from tests.support.stored_batch import StoredBatch, answered
@@ -30,8 +24,6 @@ _ANSWER: Final = "The capital of France is Paris."
 # Items end in input order, but for so many that run at once.
 _WINDOW: Final = 256
 _BUFFER_BYTES: Final = 1 << 18
-_PAIR_SECONDS: Final = 2.0
-_PAUSE_SECONDS: Final = 0.01
 _MIB: Final = 2**20
 
 
@@ -57,7 +49,16 @@ async def measure(items: int = ITEMS, pairs: int = PAIRS) -> list[Figure]:
             found += await _download(
                 system, name, _request(path + query, system.key, encoding), items
             )
-        found.append(await _beside(system, _request(path, system.key, "identity"), pairs))
+        request = _request(path, system.key, "identity")
+        found.append(
+            await other_tenant.beside(
+                system,
+                "another tenant's accept beside it, p99",
+                lambda stop: _keep_reading(system, request, stop),
+                pairs,
+                bounds.BESIDE_DOWNLOAD,
+            )
+        )
         return found
 
 
@@ -76,11 +77,10 @@ async def _stored(system: Rig, items: int) -> str:
 
 
 async def _download(system: Rig, name: str, request: bytes, items: int) -> list[Figure]:
-    process = Path(f"/proc/{system.api.pid}")
-    (process / "clear_refs").write_text("5")  # resets the peak of its memory
+    process_usage.reset_peak(system.api.pid)
     resident = process_usage.resident_bytes(system.api.pid)
     read = await asyncio.to_thread(_read, system, request)
-    grown = (_peak_bytes(process) - resident) / _MIB
+    grown = (process_usage.peak_bytes(system.api.pid) - resident) / _MIB
     speed = items / max(read.cpu_seconds, 0.01)
     return [
         Figure(
@@ -100,36 +100,11 @@ async def _download(system: Rig, name: str, request: bytes, items: int) -> list[
     ]
 
 
-async def _beside(system: Rig, download: bytes, pairs: int) -> Figure:
-    """Time another tenant's messages with and without a download, in turns."""
-    submit = await _other_tenants_request(system)
-    alone: list[float] = []
-    beside: list[float] = []
-    ratios = []
-    for _ in range(pairs):
-        alone = await asyncio.to_thread(_submit, system, submit)
-        stop = threading.Event()
-        reading = asyncio.create_task(asyncio.to_thread(_keep_reading, system, download, stop))
-        beside = await asyncio.to_thread(_submit, system, submit)
-        stop.set()
-        await reading
-        ratios.append(figures.quantile(beside, 0.99) / figures.quantile(alone, 0.99))
-    ratio = figures.median(ratios)
-    times = [1000 * figures.quantile(each, 0.99) for each in (beside, alone)]
-    return Figure(
-        "another tenant's accept beside it, p99",
-        f"{ratio:.2f} times",
-        f"e.g. {times[0]:.2f} ms, {times[1]:.2f} ms without",
-        f"<= {bounds.BESIDE_DOWNLOAD}",
-        ratio <= bounds.BESIDE_DOWNLOAD,
-    )
-
-
 def _read(system: Rig, request: bytes, stop: threading.Event | None = None) -> _Read:
     """Read the answer as fast as it comes, until all is read or `stop` is set."""
     buffer, size = bytearray(_BUFFER_BYTES), 0
     began, cpu = time.perf_counter(), process_usage.cpu_seconds([system.api.pid])
-    with _connected(system) as sock:
+    with other_tenant.connected(system) as sock:
         sock.sendall(request)
         while (count := sock.recv_into(buffer)) and not (stop is not None and stop.is_set()):
             size += count
@@ -142,43 +117,9 @@ def _keep_reading(system: Rig, request: bytes, stop: threading.Event) -> None:
         _read(system, request, stop)
 
 
-def _submit(system: Rig, request: bytes) -> list[float]:
-    """Send a message now and then; return how long each took to be accepted."""
-    took, ends = [], time.perf_counter() + _PAIR_SECONDS
-    with _connected(system) as sock:
-        while (began := time.perf_counter()) < ends:
-            sock.sendall(request)
-            answer = sock.recv(_BUFFER_BYTES)
-            assert answer.startswith(b"HTTP/1.1 200"), answer
-            took.append(time.perf_counter() - began)
-            threading.Event().wait(_PAUSE_SECONDS)
-    return took
-
-
-def _connected(system: Rig) -> socket.socket:
-    where = urlsplit(system.url)
-    return socket.create_connection((where.hostname, where.port))
-
-
 def _request(path: str, key: str, encoding: str) -> bytes:
     head = f"GET {path} HTTP/1.1\r\nhost: bench\r\nx-api-key: {key}\r\nconnection: close\r\n"
     return f"{head}accept-encoding: {encoding}\r\n\r\n".encode()
-
-
-async def _other_tenants_request(system: Rig) -> bytes:
-    accounts = Accounts(system.redis, system.settings.redis, b"", SystemClock())
-    account = await accounts.create("other", "enterprise")
-    await accounts.grant(account, 10**12)
-    key = (await accounts.create_key(account, DEFAULT_SCOPES)).key
-    body = b'{"message":"Hello"}'
-    head = f"POST /api/v1/chat HTTP/1.1\r\nhost: bench\r\nx-api-key: {key}\r\n"
-    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
-
-
-def _peak_bytes(process: Path) -> int:
-    lines = (process / "status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 async def report() -> None:

@@ -129,3 +129,13 @@ BESIDE_DOWNLOAD: Final = 1.1
 # beside what is compressed it leaves its place in the orders and its share of its chunk's keys.
 BATCH_OF_ENGINE: Final = 0.8
 BATCH_ITEM_BYTES: Final = 100
+
+# batch_upload: a million short prompts, by one front.
+# For a second of its CPU: a million in about two minutes of one core at most.
+UPLOADED_LINES: Final = 8_000
+# Lines, chunks and names are in memory one at a time, whatever the size of the file.
+UPLOAD_MIB: Final = 64
+# Beside the compressed text of a waiting item.
+WAITING_BYTES: Final = 100
+# Persons do not notice that somebody uploads.
+BESIDE_UPLOAD: Final = 1.1

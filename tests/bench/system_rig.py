@@ -204,7 +204,12 @@ def _settings(
         worker=WorkerSettings(concurrency=concurrency),
         limits=LimitSettings(
             enterprise=Tier(
-                submissions_per_minute=_PLENTY, unfinished_max=_PLENTY, running_max=_PLENTY
+                submissions_per_minute=_PLENTY,
+                unfinished_max=_PLENTY,
+                running_max=_PLENTY,
+                batch_items_max=_PLENTY,
+                open_batches_max=_PLENTY,
+                stored_bytes_max=1_000 * _PLENTY,
             ),
             unfinished_total=_PLENTY,
         ),

@@ -1,0 +1,161 @@
+"""What the upload of a batch costs: its speed, the front's memory, Redis, and everybody else.
+
+A file of short prompts is sent as JSON lines, as gzip, and as JSON documents of at most 32 MiB.
+Measured are lines a second and for each second of the front's CPU, the growth of its memory, the
+bytes of Redis for each waiting item beside its compressed text, and how much longer another
+tenant's messages take to be accepted meanwhile, in interleaved pairs with and without an upload. No
+worker runs, so all items wait.
+"""
+
+import asyncio
+import gzip
+import json
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from tests.bench import bounds, figures, other_tenant, process_usage, system_rig
+from tests.bench.figures import Figure
+from tests.bench.system_rig import Rig
+
+PROMPTS: Final = 1_000_000
+PAIRS: Final = 9
+_PART_BYTES: Final = 1 << 20
+# A document may have 32 MiB.
+_DOCUMENT_PROMPTS_MAX: Final = 280_000
+_MIB: Final = 2**20
+
+
+class _Sent(NamedTuple):
+    """An upload: its size, the CPU that the front used for it, and how long it took."""
+
+    size: int
+    cpu_seconds: float
+    seconds: float
+
+
+async def measure(prompts: int = PROMPTS, pairs: int = PAIRS) -> list[Figure]:
+    """Upload all prompts in three forms, then time another tenant beside an upload."""
+    async with system_rig.running() as system:
+        lines = b"".join(_lines(prompts))
+        before = await _used_bytes(system)
+        found = await _upload(system, "JSON lines", {}, lines, prompts)
+        stored = await _used_bytes(system) - before
+        found += await _upload(
+            system, "gzip", {"content-encoding": "gzip"}, gzip.compress(lines, 1), prompts
+        )
+        count = min(prompts, _DOCUMENT_PROMPTS_MAX)
+        document = b'{"items":[' + b",".join(_lines(count)) + b"]}"
+        found += await _upload(
+            system, "a document", {"content-type": "application/json"}, document, count
+        )
+        found.append(_waiting_bytes(stored, lines, prompts))
+        request = _request(system, {}, lines)
+        found.append(
+            await other_tenant.beside(
+                system,
+                "another tenant's accept beside it, p99",
+                lambda stop: _keep_sending(system, request, stop),
+                pairs,
+                bounds.BESIDE_UPLOAD,
+            )
+        )
+        return found
+
+
+def _lines(prompts: int) -> Iterator[bytes]:
+    for number in range(1, prompts + 1):
+        text = f"Translate sentence {number} into French: how are you today?"
+        yield json.dumps({"custom_id": f"prompt-{number}", "message": text}).encode() + b"\n"
+
+
+async def _upload(
+    system: Rig, name: str, fields: dict[str, str], content: bytes, prompts: int
+) -> list[Figure]:
+    pid = system.api.pid
+    process_usage.reset_peak(pid)
+    resident = process_usage.resident_bytes(pid)
+    sent = await asyncio.to_thread(_send, system, _request(system, fields, content))
+    grown = (process_usage.peak_bytes(pid) - resident) / _MIB
+    speed = prompts / max(sent.cpu_seconds, 0.01)
+    return [
+        Figure(
+            f"{name}: lines for a second of the front's CPU",
+            f"{speed:,.0f}",
+            f"{prompts / sent.seconds:,.0f} a second, {sent.size / sent.seconds / 1e6:.1f} MB/s",
+            f">= {bounds.UPLOADED_LINES:,}",
+            speed >= bounds.UPLOADED_LINES,
+        ),
+        Figure(
+            "  front's memory grew by",
+            f"{grown:.1f} MiB",
+            f"{prompts:,} lines, {sent.size / _MIB:.0f} MiB",
+            f"<= {bounds.UPLOAD_MIB} MiB",
+            grown <= bounds.UPLOAD_MIB,
+        ),
+    ]
+
+
+def _waiting_bytes(stored: int, lines: bytes, prompts: int) -> Figure:
+    text = len(zlib.compress(lines, 1))
+    each = (stored - text) / prompts
+    return Figure(
+        "Redis bytes of a waiting item beside its text",
+        f"{each:.0f}",
+        f"compressed text {text / prompts:.0f}",
+        f"<= {bounds.WAITING_BYTES}",
+        each <= bounds.WAITING_BYTES,
+    )
+
+
+async def _used_bytes(system: Rig) -> int:
+    text: bytes = await system.redis.call("INFO", "memory")
+    rows = dict(row.split(":", 1) for row in text.decode().split("\r\n") if ":" in row)
+    return int(rows["used_memory"])
+
+
+def _request(system: Rig, fields: dict[str, str], content: bytes) -> bytes:
+    named = {
+        "host": "bench",
+        "x-api-key": system.key,
+        "content-type": "application/x-ndjson",
+        "content-length": str(len(content)),
+        "connection": "close",
+        **fields,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+    return f"POST /api/v1/batches HTTP/1.1\r\n{head}\r\n".encode() + content
+
+
+def _send(system: Rig, request: bytes, stop: threading.Event | None = None) -> _Sent:
+    """Send a batch as fast as it is taken, until all is sent or `stop` is set."""
+    cpu, began = process_usage.cpu_seconds([system.api.pid]), time.perf_counter()
+    answer = b""
+    with other_tenant.connected(system) as sock:
+        for first in range(0, len(request), _PART_BYTES):
+            if stop is not None and stop.is_set():
+                return _Sent(first, 0.0, 0.0)
+            sock.sendall(request[first : first + _PART_BYTES])
+        while part := sock.recv(_PART_BYTES):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    assert b'"invalid":0' in answer, answer
+    spent = process_usage.cpu_seconds([system.api.pid]) - cpu
+    return _Sent(len(request), spent, time.perf_counter() - began)
+
+
+def _keep_sending(system: Rig, request: bytes, stop: threading.Event) -> None:
+    while not stop.is_set():
+        _send(system, request, stop)
+
+
+async def report() -> None:
+    """Measure and print."""
+    figures.print_line(figures.table("batch_upload", await measure()))
+
+
+if __name__ == "__main__":
+    figures.print_line(figures.machine())
+    asyncio.run(report())
