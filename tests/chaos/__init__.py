@@ -28,6 +28,7 @@ scene              What a run needs: a server, an upstream, settings, a pool of 
 tool_rounds        An upstream that calls tools, and workers that have them
 torn_files         Program: append-only files cut in the middle, and what a server loads of them
 upgrade            Program: two checkouts on one Redis, there and back
+webhook_receivers  Program: receivers of webhooks that misbehave, and what becomes of deliveries
 worker_pool        The workers that a fork server forked: starts, signals, exit codes
 
 The invariants are separate from every workload, so that a mistake of a workload does not hide

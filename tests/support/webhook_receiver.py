@@ -66,6 +66,15 @@ async def drip(_: Received, writer: asyncio.StreamWriter) -> None:
         await _sleep(1.0)
 
 
+async def slow_body(_: Received, writer: asyncio.StreamWriter) -> None:
+    """Answer at once, with a body one byte at a time."""
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n")
+    for _byte in range(100):
+        await writer.drain()
+        await _sleep(1.0)
+        writer.write(b"x")
+
+
 class Receiver:
     """A server on 127.0.0.1; `answer` may be replaced at any time."""
 

@@ -135,11 +135,12 @@ class UrlFetcher:
 
         """
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds) as limit:
                 target = egress.parse(url)
                 addresses = await self._addresses(target, account)
                 sent = {**_HEADERS, **headers}
                 async with self._call("POST", target, addresses, sent, body) as answer:
+                    limit.reschedule(None)
                     return PostAnswer(answer.status, await _read_start(answer, answer_bytes_max))
         except TimeoutError:
             raise _unreachable("The URL did not answer in time.", is_passing=True) from None
