@@ -58,8 +58,10 @@ def report(batch: Batch, answers: Answers, display: Display, *, as_json: bool) -
         message = answer.failure.message if answer.failure else answer.state
         display.note(f"  line {answer.line}{name}: {printable(message)}")
     display.note(f"  see them:       pollux batch results {batch.batch_id} --state failed")
-    display.note(f"  run them again: pollux batch retry {batch.batch_id}")
-    display.note(f"  and then:       {results_command(batch.batch_id, answers.path)}")
+    # A line that is no valid prompt fails again.
+    if counts.failed > batch.invalid:
+        display.note(f"  run them again: pollux batch retry {batch.batch_id}")
+        display.note(f"  and then:       {results_command(batch.batch_id, answers.path)}")
     return SOME_FAILED
 
 

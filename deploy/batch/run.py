@@ -34,6 +34,8 @@ from shared.errors import Code, RequestError
 USER_AGENT: Final = "pollux-batch"
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
 _FAULTS_SHOWN: Final = 5
+_OWN: Final = "not of a new one"
+_FOREIGN: Final = "which is not, or no longer, a batch of these prompts and options"
 _NO_OPTIONS: Final = BatchOptions()
 
 
@@ -195,7 +197,7 @@ class _Session:
             if not own or self._is_new:
                 raise RequestError(
                     f"{self._answers and self._answers.path} has answers of batch {written}, "
-                    f"{'not of a new one' if own else 'not of these prompts and options'}. Choose "
+                    f"{_OWN if own else _FOREIGN}. Choose "
                     "another file, or replace this one with --overwrite.",
                     Code.INVALID_FIELDS,
                 )

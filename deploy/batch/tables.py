@@ -59,7 +59,8 @@ def _lines(batch: Batch) -> list[tuple[str, str]]:
     items = ", ".join(
         f"{getattr(counts, name):,} {name}" for name in names if getattr(counts, name)
     )
-    forecast = "" if credits_.forecast is None else f", {amount(credits_.forecast)} in the end"
+    is_known = credits_.forecast is None or batch.has_ended
+    forecast = "" if is_known else f", about {amount(credits_.forecast or 0)} in the end"
     held = f", {amount(credits_.held)} held" if credits_.held else ""
     return [
         ("batch", batch.batch_id),

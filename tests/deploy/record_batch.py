@@ -20,7 +20,7 @@ _CTRL_C: Final = "\x03"
 _SECONDS: Final = 600.0
 _DONE: Final = re.compile(r"━.*? ([\d,]+)/([\d,]+) ")
 _WORDS: Final = ("job queue", "lease", "fencing token", "circuit breaker", "outbox", "backoff")
-_BATCH: Final = re.compile(r"pollux batch retry (\S+)")
+_BATCH: Final = re.compile(r"pollux batch results (\S+)")
 
 
 def main() -> None:

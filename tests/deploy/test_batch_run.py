@@ -315,7 +315,10 @@ def test_rejected_lines_are_named_and_nothing_runs(
             "its line 2",
         ),
         ('{"batch_id":"x","line":1,"state":"failed","seq":1}\n', "--order finished"),
-        ('{"batch_id":"x","line":1,"state":"failed"}\n', "not of these prompts and options"),
+        (
+            '{"batch_id":"x","line":1,"state":"failed"}\n',
+            "not, or no longer, a batch of these prompts and options",
+        ),
     ],
 )
 def test_a_file_with_other_content_is_kept_and_nothing_is_sent(

@@ -86,6 +86,8 @@ async def test_killed_twice_each_prompt_is_answered_and_charged_once(
     assert {answer["state"] for answer in answered} == {"completed"}
     assert (failed["line"], failed["state"]) == (302, "failed")
     assert b"300 prompts are answered, 1 failed" in said
+    # A line that is no valid prompt would fail again.
+    assert b"batch retry" not in said
     assert len(system.provider.requests) == 300
     async with _started(system, key, tmp_path, "list", "--json") as process:
         out, _ = await process.communicate()
