@@ -106,6 +106,22 @@ async def test_usage_adds_up_by_model(queue: RedisFunctions) -> None:
     }
 
 
+@pytest.mark.parametrize(("cost", "shares"), [(30, (20, 10)), (50, (20, 20)), (10, (10, 0))])
+async def test_each_model_of_an_answer_has_its_own_use(
+    queue: RedisFunctions, cost: int, shares: tuple[int, int]
+) -> None:
+    await queue.grant(100)
+    await queue.submit(hold=40)
+    other = Meter(model="a", input=9, output=8, reasoning=7, cost=20)
+    meter = Meter(model="b", input=3, output=2, reasoning=0, others=(other,))
+    await queue.complete(await queue.claim_one(), cost=cost, meter=meter)
+    # The answer is one generation; what the hold does not pay for is nobody's.
+    assert await _use(queue) == {
+        ("a", "key-1"): UsageTotals(0, 9, 8, 7, shares[0]),
+        ("b", "key-1"): UsageTotals(1, 3, 2, 0, shares[1]),
+    }
+
+
 async def test_a_year_of_use_is_one_call(queue: RedisFunctions) -> None:
     for day in (0, 7, 365, 366):
         await queue.redis.call(

@@ -10,6 +10,7 @@ import pytest
 from shared.errors import Failure, ProviderError
 from shared.redis import keys
 from shared.routing import price
+from shared.stores import ledger
 from shared.wire import event as events
 from shared.wire.conversation import CallPart, Message, OpaquePart, TextPart
 from shared.wire.message import AssistantMessage
@@ -410,6 +411,18 @@ async def test_another_model_reads_the_rounds_and_each_call_has_the_price_of_its
         price.cost(beta, 200, 20),
     ]
     assert (await front.poll(ticket)).captured == sum(each.usage.cost for each in message.costs)
+    assert await _used(front, ticket) == {
+        "alpha": (0, 100, 10, price.cost(alpha, 100, 10)),
+        "beta": (1, 200, 20, price.cost(beta, 200, 20)),
+    }
+
+
+async def _used(front: Front, ticket: Ticket) -> dict[str, tuple[int, int, int, int]]:
+    """Return today's usage by model, and yesterday's in case the day has just changed."""
+    seconds, _ = await front.redis.call("TIME")
+    today = int(seconds) // 86_400
+    rows = await ledger.used(front.redis, ticket.root, ticket.account, range(today - 1, today + 1))
+    return {row.model: (row.use.generations, *row.use[1:3], row.use.captured) for row in rows}
 
 
 async def test_model_that_the_rest_of_the_hold_does_not_pay_for_is_left_out(

@@ -77,7 +77,7 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
         keep=functions.KeepTimes.of(run.dependencies.settings.retention),
         events=unsent.events if unsent is not None else [],
         through=unsent.stage if unsent is not None else None,
-        meter=_meter(costs, usage),
+        meter=_meter(costs),
         failure=failure if stage == "failed" else None,
         chosen=run.model.identifier if run.model is not None else None,
         history=_history(run) if stage == "completed" else None,
@@ -197,15 +197,32 @@ def _history(run: Run) -> tuple[int, int, bool]:
     return added, run.history_tokens, run.is_history_whole
 
 
-def _meter(costs: Sequence[CallCost], usage: Usage) -> functions.Meter | None:
+def _meter(costs: Sequence[CallCost]) -> functions.Meter | None:
     """Return what to add to the account's usage; what is not charged is not counted.
 
-    An answer counts for the model that made it, also where another one made earlier calls.
+    An answer counts for the model that made it; the calls that other ones made before have their
+    own tokens and costs.
     """
     if not costs:
         return None
+    last = costs[-1].model
+    names = dict.fromkeys(each.model for each in costs if each.model != last)
+    others = tuple(
+        msgspec.structs.replace(_meter_of(name, costs), cost=_usage_of(name, costs).cost)
+        for name in names
+    )
+    meter = _meter_of(last, costs)
+    return msgspec.structs.replace(meter, others=others) if others else meter
+
+
+def _usage_of(model: str, costs: Sequence[CallCost]) -> Usage:
+    return total_usage([each for each in costs if each.model == model])
+
+
+def _meter_of(model: str, costs: Sequence[CallCost]) -> functions.Meter:
+    usage = _usage_of(model, costs)
     return functions.Meter(
-        model=costs[-1].model,
+        model=model,
         input=usage.input_tokens,
         output=usage.output_tokens,
         reasoning=usage.reasoning_tokens,

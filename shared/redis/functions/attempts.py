@@ -222,7 +222,10 @@ async def renew_leases(redis: Connection, root: str, ask: RenewLeasesAsk) -> lis
 
 
 class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The tokens that a generation used, and the model; of the input, those cached and written."""
+    """The tokens that a generation used, and the model; of the input, those cached and written.
+
+    `others` are models that made earlier calls of the same answer, each with what these `cost`.
+    """
 
     model: str
     input: int
@@ -230,6 +233,8 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasoning: int
     cached: int = 0
     written: int = 0
+    cost: int = 0
+    others: tuple["Meter", ...] = ()
 
 
 class SettleAsk(Ask, frozen=True, kw_only=True):

@@ -39,18 +39,29 @@ local function settle_credits(root, account, id, generation, ending, side, bytes
   return captured, is_watched
 end
 
--- Adds to the day's usage, by model and API key. Days are counted from 1970-01-01, in UTC.
-local function count_usage(root, account, generation, ending, captured)
-  local meter = ending.meter
-  local name = usage_key(root, account, int(math.floor(ending.now / MS_PER_DAY)))
-  local prefix = meter.model .. '|' .. (generation.key or '') .. '|'
-  redis.call('HINCRBY', name, prefix .. 'generations', '1')
+local function add_usage(name, prefix, meter, credits)
   redis.call('HINCRBY', name, prefix .. 'input', int(meter.input))
   redis.call('HINCRBY', name, prefix .. 'output', int(meter.output))
   if meter.reasoning > 0 then redis.call('HINCRBY', name, prefix .. 'reasoning', int(meter.reasoning)) end
   if (meter.cached or 0) > 0 then redis.call('HINCRBY', name, prefix .. 'cached', int(meter.cached)) end
   if (meter.written or 0) > 0 then redis.call('HINCRBY', name, prefix .. 'written', int(meter.written)) end
-  if captured > 0 then redis.call('HINCRBY', name, prefix .. 'credits', int(captured)) end
+  if credits > 0 then redis.call('HINCRBY', name, prefix .. 'credits', int(credits)) end
+end
+
+-- Adds to the day's usage, by model and API key. Days are counted from 1970-01-01, in UTC. The generation counts for
+-- the model that answered; others that made calls before it have their own tokens and credits. Example: of a captured
+-- 50, another model's calls cost 20 and get them, and the answering model gets 30.
+local function count_usage(root, account, generation, ending, captured)
+  local meter, left = ending.meter, captured
+  local name = usage_key(root, account, int(math.floor(ending.now / MS_PER_DAY)))
+  local key = '|' .. (generation.key or '') .. '|'
+  for _, other in ipairs(meter.others or {}) do
+    local credits = math.min(left, other.cost)
+    left = left - credits
+    add_usage(name, other.model .. key, other, credits)
+  end
+  redis.call('HINCRBY', name, meter.model .. key .. 'generations', '1')
+  add_usage(name, meter.model .. key, meter, left)
 end
 
 -- Estimates tokens from bytes as `routing/price.py` does.
