@@ -16,7 +16,7 @@ _EVERY: dict[Scenario, int] = {
     "heir": 29,
     "tools": 71,
     "approval": 71,
-    "batch": 97,
+    "batch": 149,
 }
 # What a worker ends an attempt with.
 _LAST_CALLS = frozenset({"settle", "release", "suspend"})

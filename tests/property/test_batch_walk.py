@@ -19,8 +19,8 @@ def test_batches_lose_and_double_nothing(server: Server, redis_settings: RedisSe
     run_state_machine_as_test(
         BoundWalk,
         settings=settings(
-            max_examples=10,
-            stateful_step_count=40,
+            max_examples=5,
+            stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -59,18 +59,18 @@ async def test_a_batch_runs_in_workers_until_all_is_packed(
 ) -> None:
     provider.answer = lambda request: ScriptedAnswer(text=f"Re: {request.last}")
     rig = Rig(system, front)
-    batch = await rig.store(in_chunks(items(300, hold=100_000), 40))
+    batch = await rig.store(in_chunks(items(200, hold=100_000), 40))
     async with running_worker(system) as worker:
         await worker.ctx["dependencies"].batch_work.feeder.feed(rig.root, _ACCOUNT)
         await until(rig.has(batch, "completed"), 20)
-        await until(rig.is_packed(batch, 8))
+        await until(rig.is_packed(batch, 5))
     record = await rig.record(batch)
     assert [record[name] for name in ("completed", "open", "seq", "unbooked")] == [
-        "300", "0", "300", "0",
+        "200", "0", "200", "0",
     ]  # fmt: skip
-    found = await rig.results(batch, 8)
+    found = await rig.results(batch, 5)
     assert [one and decode_assistant(one.answer).content for one in found] == [
-        f"Re: prompt {line}" for line in range(1, 301)
+        f"Re: prompt {line}" for line in range(1, 201)
     ]
     assert sum(one.captured for one in found if one) == int(record["used"]) > 0
     left: list[bytes] = await rig.redis.call("KEYS", f"{rig.root}*{batch}-*")
