@@ -29,15 +29,15 @@ def _nothing_broke(report: Report) -> None:
 
 
 async def test_killed_and_stopped_workers_lose_nothing_and_show_nothing_stale() -> None:
-    plan = Plan(kills=6, stops=2, generations=70, workers=4, clients=30, worker=_WORKER)
+    plan = Plan(kills=4, stops=2, generations=45, workers=4, clients=20, worker=_WORKER)
     report = await fault_run.run(plan)
     _nothing_broke(report)
-    assert report.injected == dict.fromkeys(report.injected, 0) | {"kill": 6, "stop": 2}
+    assert report.injected == dict.fromkeys(report.injected, 0) | {"kill": 4, "stop": 2}
     assert 0 < len(report.recovered_ms) <= report.wasted
 
 
 async def test_deploys_fail_nothing_and_consume_no_attempt() -> None:
-    plan = Plan(deploys=5, generations=50, workers=3, clients=30, worker=_WORKER)
+    plan = Plan(deploys=3, generations=30, workers=3, clients=20, worker=_WORKER)
     report = await fault_run.run(plan)
     _nothing_broke(report)
     assert report.consumed_attempts == 0
@@ -46,22 +46,22 @@ async def test_deploys_fail_nothing_and_consume_no_attempt() -> None:
 @pytest.mark.parametrize("durability", ["process", "fsync"])
 async def test_redis_that_is_killed_loses_nothing_it_acknowledged(durability: Durability) -> None:
     plan = Plan(
-        crashes=5,
-        kills=2,
+        crashes=3,
+        kills=1,
         durability=durability,
-        generations=50,
+        generations=30,
         workers=3,
         clients=20,
         worker=_WORKER,
     )
     report = await fault_run.run(plan)
     _nothing_broke(report)
-    assert len(report.back_ms) == 5
+    assert len(report.back_ms) == 3
 
 
 @pytest.mark.parametrize(("hangs", "outages"), [(1, 0), (0, 1)])
 async def test_redis_that_is_away_has_no_answer_made_twice(hangs: int, outages: int) -> None:
-    plan = Plan(hangs=hangs, outages=outages, generations=40, workers=3, clients=20, worker=_CALM)
+    plan = Plan(hangs=hangs, outages=outages, generations=25, workers=3, clients=15, worker=_CALM)
     report = await fault_run.run(plan)
     _nothing_broke(report)
     assert max(report.back_ms) > 2_000
