@@ -185,7 +185,7 @@ def intent(
         max_output_tokens=body.max_output_tokens,
         sampling=sampling(body.temperature, body.top_p, body.stop),
         form=form,
-        webhook=_webhook(body.webhook_url),
+        webhook=webhook(body.webhook_url),
     )
 
 
@@ -269,7 +269,7 @@ def check_media(urls: Sequence[str]) -> None:
             ) from None
 
 
-def _webhook(url: str | None) -> str | None:
+def webhook(url: str | None) -> str | None:
     """Return a webhook's URL in its normal form, None for none; no name is resolved."""
     if not url:
         return None

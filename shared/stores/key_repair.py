@@ -28,7 +28,7 @@ _REBUILDABLE_QUEUES: Final[frozenset[Key]] = frozenset({
     keys.LANE, keys.CLOCKS, keys.LEASES, keys.DEADLINES, keys.DEFERRED, keys.SUSPECTS,
     keys.READY, keys.UNFINISHED, keys.DAMAGED, keys.RECOUNT, keys.FILES_TO_DELETE,
     keys.EXPIRING_FILES, keys.TURNS_TO_DELETE,
-    keys.DEAD_LETTERS,
+    keys.DEAD_LETTERS, keys.UNREAD_LOGS, keys.DUE_TARGETS,
 })  # fmt: skip
 _KEY_LISTS: Final[frozenset[Key]] = frozenset({
     keys.ACCOUNT_KEYS, keys.KEY_EXPIRIES, keys.LISTED_KEYS_COUNT,
@@ -142,6 +142,7 @@ class KeyRepair:
         system = keys.system_root(self._settings.redis)
         await self._redis.call("UNLINK", keys.LISTED_KEYS_COUNT(system))
         restored = await self._restore()
+        await self._restore_deliveries()
         repaired.left.extend(await self._list_letters())
         return repaired._replace(restored=restored)
 
@@ -160,6 +161,28 @@ class KeyRepair:
                 )
                 count += await functions.restore(self._redis, root, ask)
         return count
+
+    async def _restore_deliveries(self) -> None:
+        """List again the hosts to which something is to be sent, and the logs with new events.
+
+        What is listed without need leaves the list when a worker looks at it.
+        """
+        for family in (keys.DELIVERIES_DUE, keys.DELIVERIES_SENT):
+            async for names in self._scan(family):
+                for root, name in names:
+                    target = _named_in(family, root, name)
+                    await self._redis.call("ZADD", keys.DUE_TARGETS(root), "NX", 0, target)
+        for root in self._partitions():
+            for account in self._names(root):
+                if await self._has_unread_events(root, account):
+                    await self._redis.call("ZADD", keys.UNREAD_LOGS(root), "NX", 0, account)
+
+    async def _has_unread_events(self, root: str, account: str) -> bool:
+        try:
+            return bool(await self._redis.call("HEXISTS", keys.WEBHOOK(root, account), "cursor"))
+        except WrongTypeError:
+            # It is reported among the keys that are left.
+            return False
 
     async def _unfinished(self) -> AsyncIterator[tuple[str, list[tuple[str, str]]]]:
         """Yield unfinished generations in groups of one root, found by their records.

@@ -166,6 +166,31 @@ async def _replay(owner: ApiClient, receiver: Receiver) -> None:
     assert TIME.fullmatch(attempts[0]["started_at"])
 
 
+async def test_the_end_of_a_batch_is_reported(system: System) -> None:
+    async with Receiver() as receiver:
+        egress = reachable(receiver)
+        system.change("egress", allow=egress.allow, ports=egress.ports)
+        await system.front()
+        await system.worker()
+        owner = await system.customer()
+        made = await owner.post(
+            "/api/v1/batches",
+            params={"webhook_url": receiver.url},
+            content=b'{"message": "hello", "model": "alpha"}\n' * 2,
+            headers={"content-type": "application/x-ndjson"},
+        )
+        assert made.status_code == 200, made.text
+        await until(lambda: receiver.received, 20.0, what="the end of the batch")
+        [received] = receiver.received
+        about = received.payload["data"]
+        assert received.payload["type"] == "batch.completed"
+        assert about["id"] == made.json()["batch_id"]
+        assert (await owner.get(about["url"])).json()["state"] == "completed"
+        [event] = payload(await owner.get(f"{AI}/events"))["items"]
+        assert event["subject"] == about["id"]
+        await _delivery(owner, "delivered", 1)
+
+
 async def test_bad_filters_are_refused(owner: ApiClient) -> None:
     answer = await owner.get(DELIVERIES, params={"state": "lost"})
     assert "`state`" in refused(answer, 400, "INVALID_FIELDS")["message"]

@@ -75,8 +75,8 @@ IDLE_COMMANDS_EACH: Final = 5.0
 IDLE_COMMANDS_FLEET: Final = 20.0
 
 # memory: bytes that a generation leaves in Redis beyond its texts.
-# A million of them must fit in 1.5 GB.
-BYTES_A_GENERATION: Final = 1536
+# A million of them must fit in 1.5 GB, and their events in 48 MB.
+BYTES_A_GENERATION: Final = 1536 + 48
 
 # streams: ms that a first token may come later than from the upstream itself.
 # Two hops through Redis and a tick each.

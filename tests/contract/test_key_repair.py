@@ -7,7 +7,8 @@ import pytest
 from shared.clock import SystemClock
 from shared.errors import Failure, UnavailableError, WrongKey
 from shared.redis import functions, keys
-from shared.settings import RedisSettings, Settings
+from shared.redis.functions import TakeDeliveriesAsk
+from shared.settings import RedisSettings, Settings, WebhookSettings
 from shared.stores import fleet
 from shared.stores.accounts import Accounts
 from shared.stores.key_repair import KeyRepair
@@ -72,6 +73,31 @@ async def test_rebuilt_lane_is_counted(queue: RedisFunctions, key_repair: KeyRep
     repaired = await key_repair.repair()
     assert repaired.restored == 1
     await queue.complete(await queue.claim_one())
+    await queue.redis.call("UNLINK", *repaired.set_aside)
+
+
+async def test_lists_of_what_is_to_be_delivered_are_rebuilt(
+    queue: RedisFunctions, key_repair: KeyRepair
+) -> None:
+    """One event that is a delivery already, and one that is only in the log."""
+    settings, url = WebhookSettings(), "https://example.com/hook"
+
+    async def take(count: int) -> list[str]:
+        ask = TakeDeliveriesAsk.of(settings, count, {}, "whsec_AAAA")
+        found = await functions.take_deliveries(queue.redis, queue.root, ask)
+        return [each.subject for each in found.deliveries]
+
+    tickets = [await queue.submit(webhook=url) for _ in range(2)]
+    await queue.cancel(tickets[0])
+    assert await take(0) == []
+    await queue.cancel(tickets[1])
+    lists = (keys.UNREAD_LOGS(queue.root), keys.DUE_TARGETS(queue.root))
+    for name in lists:
+        await _overwrite(queue, name)
+    repaired = await key_repair.repair()
+    assert {wrong.name for wrong in repaired.set_aside.values()} == set(lists)
+    assert repaired.left == []
+    assert await take(8) == [ticket.id for ticket in tickets]
     await queue.redis.call("UNLINK", *repaired.set_aside)
 
 

@@ -120,18 +120,18 @@ def _of_document(rest: bytes, limits: LimitSettings) -> tuple[BatchTerms, KolboL
 
 
 def _terms(asked: upload_wire.BatchOptions) -> BatchTerms:
-    """Return the options of a batch. Raises RequestError (FEATURE_UNAVAILABLE)."""
-    for name, is_asked in (("dedupe", asked.dedupe), ("webhook_url", asked.webhook_url)):
-        if is_asked:
-            raise RequestError(
-                f"The field `{name}` asks for a feature that this deployment does not have.",
-                Code.FEATURE_UNAVAILABLE,
-            )
+    """Return the options of a batch. Raises RequestError (FEATURE_UNAVAILABLE, INVALID_FIELDS)."""
+    if asked.dedupe:
+        raise RequestError(
+            "The field `dedupe` asks for a feature that this deployment does not have.",
+            Code.FEATURE_UNAVAILABLE,
+        )
     return BatchTerms(
         metadata=msgspec.json.encode(asked.metadata).decode() if asked.metadata else None,
         max_credits=options.budget(asked.max_credits),
         is_rejecting=asked.on_invalid == "reject",
         deadline_seconds=asked.deadline_seconds,
+        webhook=options.webhook(asked.webhook_url),
     )
 
 

@@ -111,7 +111,8 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(description="Seconds after which items without an answer are `expired`."),
     ] = None
     webhook_url: Annotated[
-        str | None, Meta(description="Where to report the end; not in this version.")
+        str | None,
+        Meta(description="A URL to which each end and pause is reported by a signed POST."),
     ] = None
     model: Model = None
     system_prompt: SystemPrompt = None
