@@ -31,6 +31,7 @@ from shared.telemetry import logs
 from worker.batches import packer
 
 _CHUNKS_AT_ONCE: Final = 4
+_UNFED_AT_ONCE: Final = 256
 # Longer than packing that many takes.
 _PACK_LEASE_MS: Final = 10_000
 
@@ -113,8 +114,13 @@ class BatchWork:
         return under_way
 
     async def _pack_unfed(self, root: str, account: str, batch: str, chunk: int) -> None:
-        """Replace the input of chunks of which nothing entered the queue, one after the other."""
-        while await packer.pack(self._redis, root, EndedChunk(account, batch, chunk)):
+        """Replace the input of chunks of which nothing entered the queue; the next call goes on.
+
+        Others' batches must not wait for a large one.
+        """
+        for _ in range(_UNFED_AT_ONCE):
+            if not await packer.pack(self._redis, root, EndedChunk(account, batch, chunk)):
+                return
             under_way = await self._adopt(root, account, batch)
             if under_way is None or under_way.unfed is None or under_way.unfed == chunk:
                 return
