@@ -1,34 +1,31 @@
-"""Accepts a message: price, hold, create, enqueue, receipt, in one Redis call.
+"""Accepts a message: hold, create, enqueue, receipt, in one Redis call.
 
-Owns what must be decided before that call: the model that the hold is priced by, the deadline, the
-bounds. One Redis function then does all of it or none. Knows no dialect: it takes an `Intent` and
-raises our own errors.
+Owns what must be decided before that call: the deadline, the bounds, and what is stored. One Redis
+function then does all of it or none. Knows no dialect: it takes an `Intent` and raises our own
+errors.
 """
 
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, NamedTuple, TypedDict
-
-import msgspec
+from typing import NamedTuple, TypedDict
 
 from api.accept import rejections
+from api.accept.intent import Intent, check_conversation
 from api.accept.load_shedding import LoadMonitor
+from api.accept.pricing import Pricing, quote
 from api.accept.rejections import Rejections
 from api.guards.identify import Caller
 from api.guards.rate_limits import RateLimits, rate_headers
 from api.live_fleet import LiveFleet
 from api.polling.eta import ModelDurations
 from api.polling.hints import Outlook
-from shared import egress, fairness, ids
-from shared.catalogue import Catalogue, CatalogueHolder
+from shared import fairness, ids
+from shared.catalogue import CatalogueHolder
 from shared.clock import Clock, iso
 from shared.errors import (
-    Code,
-    EgressError,
     NotNowError,
     PolluxError,
-    RequestError,
     UnavailableError,
 )
 from shared.redis import functions, keys
@@ -44,107 +41,15 @@ from shared.redis.functions import (
 )
 from shared.redis.replicated import NotReplicatedError
 from shared.routing import price
-from shared.routing.choose import (
-    OUTPUT_TOKENS_MIN,
-    RoutingQuery,
-    choose,
-    estimate_search,
-    first_eligible,
-    too_long,
-)
-from shared.routing.needs import Need, first_lack, needs
-from shared.settings import ModelSettings, RetentionSettings, Settings
+from shared.settings import RetentionSettings, Settings
 from shared.stores import generations, idempotency_records
 from shared.stores.fleet import Fleet
 from shared.stores.idempotency_records import IdempotencyRecord
 from shared.stores.partition_load import has_memory
 from shared.telemetry import logs
 from shared.wire import submission as submissions
-from shared.wire.conversation import (
-    AUTO_CHOICE,
-    DEFAULT_SAMPLING,
-    FREE_TEXT,
-    AnswerForm,
-    Message,
-    Sampling,
-    ToolChoice,
-    ToolDefinition,
-    find_fault,
-    images,
-)
 from shared.wire.generation import QueuePosition
-from shared.wire.submission import AUTO, PLAIN, Features, Lane, OnConflict, Submission
-
-# The fields that ask for what not every model is capable of.
-_FIELD_OF_NEED: Final[dict[Need, str]] = {
-    "reasoning": "deep_think",
-    "vision": "media_urls",
-    "web_search": "web_search",
-    "tools": "tools",
-    "tool_choice": "tool_choice",
-    "temperature": "temperature",
-    "temperature_above_1": "temperature",
-    "top_p": "top_p",
-    "stop": "stop",
-    "stop_blank": "stop",
-    "json_object": "response_format",
-    "json_schema": "response_format",
-}
-
-
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, checked and without a dialect's words. `budget` in microcredits.
-
-    A `session` that is None is a new one, which `system_prompt` is for, unless `is_sessionless`. An
-    explicit `conversation` takes the place of `message`, session and prompt. The end is reported to
-    `webhook`, too.
-    """
-
-    message: str
-    model: str
-    session: str | None
-    system_prompt: str | None
-    enhance_prompt: bool
-    lane: Lane
-    on_conflict: OnConflict
-    budget: int | None
-    deadline_seconds: float | None
-    metadata: dict[str, str] | None
-    project: str | None
-    companion: str | None = None
-    features: Features = PLAIN
-    is_sessionless: bool = False
-    conversation: tuple[Message, ...] | None = None
-    tools: tuple[ToolDefinition, ...] = ()
-    tool_choice: ToolChoice = AUTO_CHOICE
-    max_output_tokens: int | None = None
-    sampling: Sampling = DEFAULT_SAMPLING
-    form: AnswerForm = FREE_TEXT
-    webhook: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what a generation without a session has no place for."""
-        if self.is_sessionless and (self.session or self.system_prompt):
-            raise ValueError("a generation without a session has no system prompt of a session")
-        if self.conversation is not None:
-            _check_stands_alone(self)
-
-    @property
-    def wire(self) -> int:
-        """The oldest form of a submission that says all of it."""
-        if self.webhook is not None:
-            return submissions.WEBHOOK_WIRE
-        is_plain_request = self.sampling == DEFAULT_SAMPLING and self.form == FREE_TEXT
-        if self.is_sessionless or self.tools or not is_plain_request:
-            return submissions.TURN_WIRE
-        return submissions.PLAIN_WIRE if self.features == PLAIN else submissions.FEATURES_WIRE
-
-
-def _check_stands_alone(intent: Intent) -> None:
-    """Refuse what has no place beside an explicit conversation. Raises ValueError."""
-    is_alone = intent.is_sessionless and not (intent.message or intent.companion)
-    if not is_alone or intent.features.media_urls:
-        raise ValueError("an explicit conversation is all that the model reads")
+from shared.wire.submission import Lane, Submission
 
 
 class IdempotencyArguments(TypedDict):
@@ -208,19 +113,6 @@ def receipt_headers(rate: Rate | None, *, is_replayed: bool) -> dict[str, str]:
     if is_replayed:
         headers["idempotent-replayed"] = "true"
     return headers
-
-
-class Pricing(NamedTuple):
-    """What an answer may cost by the model that prices it, in tokens and microcredits.
-
-    `tokens` are those of the message and of a search; `hold_min` pays for the shortest answer.
-    """
-
-    model: ModelSettings
-    tokens: int
-    paid_output_tokens: int
-    hold: int
-    hold_min: int
 
 
 class _Room(NamedTuple):
@@ -354,53 +246,9 @@ class Submissions:
             raise
 
     def quote(self, intent: Intent, fleet: Fleet) -> Pricing:
-        """Return what an answer may cost; the model that gives it is chosen later, by a worker.
-
-        Raises RequestError where no model can give one.
-        """
-        model, question = self._pricing_model(intent, fleet)
-        search = estimate_search(model, question)
-        tokens = question.input_tokens + search.input_tokens
-        longest = min(intent.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
-        hold = price.hold(model, tokens, longest, search.searches)
-        held = hold if intent.budget is None else min(hold, intent.budget)
-        affordable = price.affordable_tokens(model, tokens, held, search.searches)
-        shortest = min(OUTPUT_TOKENS_MIN, longest)
-        return Pricing(
-            model=model,
-            tokens=tokens,
-            paid_output_tokens=max(1, min(longest, affordable)),
-            hold=hold,
-            hold_min=price.hold(model, tokens, shortest, search.searches),
-        )
-
-    def _pricing_model(self, intent: Intent, fleet: Fleet) -> tuple[ModelSettings, RoutingQuery]:
-        """Return the model that prices the hold, and the question as far as it is known now."""
-        offered = self.live_fleet.offered(fleet)
-        if intent.model == AUTO:
-            models = offered
-        else:
-            models = (find_model(self.catalogue_holder.catalogue, intent.model, fleet),)
-        tokens = _known_tokens(self.settings, intent)
-        search = self.settings.search
-        question = RoutingQuery(
-            model=intent.model,
-            input_tokens=tokens,
-            needs=needs(intent, search),
-            dialects=self.catalogue_holder.catalogue.dialects,
-            budget=intent.budget,
-            output_tokens=intent.max_output_tokens or OUTPUT_TOKENS_MIN,
-            search=search if intent.features.web_search else None,
-        )
-        model = first_eligible(models, question)
-        if model is None:
-            _refuse_unavailable(offered, question, is_explicit=intent.conversation is not None)
-            raise _no_suitable_model(models, question)
-        if intent.model == AUTO and fleet.models and model.identifier not in fleet.models:
-            # No live worker serves it: price by the first eligible model that one serves, if any.
-            served = msgspec.structs.replace(question, served=fleet.models)
-            model = first_eligible(models, served) or model
-        return model, question
+        """Return what an answer may cost. Raises RequestError where no model can give one."""
+        catalogue, offered = self.catalogue_holder.catalogue, self.live_fleet.offered(fleet)
+        return quote(self.settings, catalogue, offered, intent, fleet)
 
     async def _total_max(self, caller: Caller, lane: Lane) -> int:
         """Return how many unfinished generations the partition may have; 0 without memory.
@@ -518,88 +366,4 @@ def _position(accepted: Accepted, running_max: int) -> QueuePosition:
         session_turns_before=accepted.session_turns_before,
         is_behind_head=accepted.is_behind_head,
         first_age_seconds=generations.seconds_or_none(accepted.first_age_ms),
-    )
-
-
-def check_conversation(intent: Intent) -> None:
-    """Refuse, by its place, a fault of an explicit conversation or of tools."""
-    messages = intent.conversation
-    fault = find_fault(messages, intent.tools, intent.tool_choice)
-    if fault is not None:
-        raise RequestError(fault.sentence, Code.INVALID_FIELDS)
-    for place, url in images(messages or ()):
-        try:
-            egress.parse(url)
-        except EgressError as error:
-            raise RequestError(
-                f"The field `{place}` cannot be taken. {error.message}", Code.INVALID_FIELDS
-            ) from None
-
-
-def _known_tokens(settings: Settings, intent: Intent) -> int:
-    """Estimate the tokens that the model reads; the session's history is not known yet."""
-    if intent.conversation is not None:
-        return price.tokens_in_conversation(intent.conversation, intent.tools)
-    images = price.IMAGE_TOKENS * len(intent.features.media_urls)
-    tools = price.tokens_in_tools(intent.tools)
-    return sum(map(price.tokens_in, _known_texts(settings, intent))) + images + tools
-
-
-def _known_texts(settings: Settings, intent: Intent) -> list[str]:
-    """Return the texts that the model reads."""
-    companion = settings.companion(intent.companion) if intent.companion is not None else None
-    persona = companion.persona if companion is not None else None
-    return [text for text in (intent.message, intent.system_prompt, persona) if text]
-
-
-def is_offered(catalogue: Catalogue, name: str, fleet: Fleet) -> bool:
-    """Whether a message may name this model."""
-    model = catalogue.by_identifier.get(name)
-    return model is not None and fleet.may_take(model, catalogue.provider_of(model))
-
-
-def find_model(catalogue: Catalogue, name: str, fleet: Fleet) -> ModelSettings:
-    """Return a model by its name. Raises RequestError (MODEL_NOT_FOUND) if it is not offered."""
-    if not is_offered(catalogue, name, fleet):
-        raise RequestError(
-            f"There is no model `{name}`; GET /api/v1/models lists those there are.",
-            Code.MODEL_NOT_FOUND,
-        )
-    return catalogue.by_identifier[name]
-
-
-def _refuse_unavailable(
-    offered: tuple[ModelSettings, ...], question: RoutingQuery, *, is_explicit: bool
-) -> None:
-    """Refuse, by the name of its field, a need that no offered model meets by itself."""
-    for need in question.needs:
-        if not any(
-            first_lack(model, question.dialect_of(model), (need,)) is None for model in offered
-        ):
-            field = _FIELD_OF_NEED[need]
-            if is_explicit and need == "vision":
-                field = "messages"
-            raise RequestError(
-                f"The field `{field}` asks for a feature that this deployment does not have.",
-                Code.FEATURE_UNAVAILABLE,
-            )
-
-
-def _no_suitable_model(models: tuple[ModelSettings, ...], question: RoutingQuery) -> RequestError:
-    routing = choose(models, question).routing
-    capable = [
-        model
-        for model in models
-        if first_lack(model, question.dialect_of(model), question.needs) is None
-    ]
-    exclusions = {each.model: each.excluded_by for each in routing.candidates}
-    if capable and all(exclusions[model.identifier] == "context_window" for model in capable):
-        exceeded = too_long(capable, question)
-        return RequestError(
-            exceeded.sentence, Code.CONTEXT_TOO_LONG, details=dict(exceeded._asdict())
-        )
-    return RequestError(
-        "No model can answer this request; `routing` says what excluded each.",
-        Code.NO_SUITABLE_MODEL,
-        details={"routing": routing},
     )

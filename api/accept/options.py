@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from api.accept.accept import Intent
+from api.accept.intent import Intent
 from shared import egress, ids, json_schema
 from shared.errors import Code, EgressError, RequestError
 from shared.tiers import LimitSettings

@@ -7,7 +7,9 @@ line may contain is its dialect's own (`LineReader`).
 from typing import Final, NamedTuple, Protocol
 
 from api.accept import accept
-from api.accept.accept import Intent, Pricing, Submissions
+from api.accept.accept import Submissions
+from api.accept.intent import Intent
+from api.accept.pricing import Pricing
 from api.batches.item_names import ItemNames
 from shared.errors import RequestError
 from shared.routing import price

@@ -10,7 +10,8 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from api.accept.accept import Intent, Receipt, Submissions
+from api.accept.accept import Receipt, Submissions
+from api.accept.intent import Intent
 from shared.routing import price
 from shared.settings import ModelSettings
 from shared.wire.conversation import (

@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from api.accept.accept import Idempotency, Intent, Receipt, Submissions
+from api.accept.accept import Idempotency, Receipt, Submissions
+from api.accept.intent import Intent
 from api.guards.identify import Caller
 from shared.wire.conversation import CallPart, ToolDefinition
 from shared.wire.message import AssistantMessage, decode_assistant, encode_assistant

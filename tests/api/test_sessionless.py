@@ -10,7 +10,8 @@ from typing import Final
 import httpx
 import pytest
 
-from api.accept.accept import Idempotency, Intent, Receipt, Submissions
+from api.accept.accept import Idempotency, Receipt, Submissions
+from api.accept.intent import Intent
 from api.guards.identify import Caller
 from shared.redis import keys
 from shared.wire.submission import PLAIN

@@ -17,7 +17,6 @@ _ANCESTORS_MAX: Final = 2
 
 # Longer files of the product, and why each is one file: a file is cut by purpose, not by length.
 LONG_FILES: Final = {
-    "api/accept/accept.py": "one message from its options to its receipt, and every refusal",
     "api/server/protocol.py": "the states of one connection, which share all of their attributes",
     "shared/redis/client.py": "one connection: how it opens, pipelines and repeats commands",
     "shared/redis/keys.py": "every key, each with what it holds and when it ends",

@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from api.accept import accept, options
-from api.accept.accept import Intent
+from api.accept import options
+from api.accept.intent import Intent, check_conversation
 from api.batches.item_maker import Line
 from api.dialects.kolbo.upload_wire import BatchItemBody, BatchOptions, ItemMessage, TextContent
 from api.guards.body_kinds import JsonBody
@@ -119,7 +119,7 @@ class KolboLines:
     def _explicit(self, body: BatchItemBody, conversation: tuple[Message, ...]) -> Intent:
         made = self._made(body, "", _features(body, ()), conversation)
         try:
-            accept.check_conversation(made)
+            check_conversation(made)
         except RequestError as error:
             sentence = error.message.replace("].parts[", "].content[")
             raise RequestError(sentence, error.code) from None

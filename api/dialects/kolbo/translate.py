@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from api.accept import options
-from api.accept.accept import Intent
+from api.accept.intent import Intent
 from api.dialects.kolbo import wire
 from api.dialects.kolbo.links import LINKS
 from api.follow import stream_events

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from typing import Final
 
-from api.accept import accept, options
+from api.accept import accept, intent, options, pricing
 from api.dialects.kolbo.links import LINKS
 from api.dialects.kombify import translate, wire
 from api.endpoints import parameters
@@ -96,7 +96,7 @@ async def _chat(context: RequestContext, name: str | None) -> Response | EventSt
     return await _follow_stream(context, model, receipt, BEGINNING)
 
 
-async def _intent(context: RequestContext, name: str | None) -> accept.Intent:
+async def _intent(context: RequestContext, name: str | None) -> intent.Intent:
     companion = None
     if name is not None:
         companion = sessions.load_companion(context, name)
@@ -181,13 +181,13 @@ async def _model(context: RequestContext, companion: CompanionSettings | None) -
     if context.body.model is not None:
         return translate.identifier(context.body.model, catalogue, fleet)
     preferred = account.preferred_model
-    if preferred == AUTO or (preferred and accept.is_offered(catalogue, preferred, fleet)):
+    if preferred == AUTO or (preferred and pricing.is_offered(catalogue, preferred, fleet)):
         return preferred
     companion = companion or await _companion_of_session(context)
     companion_model = companion.model if companion is not None else None
     return (
         companion_model
-        if companion_model is not None and accept.is_offered(catalogue, companion_model, fleet)
+        if companion_model is not None and pricing.is_offered(catalogue, companion_model, fleet)
         else AUTO
     )
 

@@ -7,7 +7,7 @@ result.
 from functools import partial
 from typing import Final
 
-from api.accept import accept
+from api.accept import accept, pricing
 from api.dialects.kombify import paging, translate, wire
 from api.dialects.kombify.api_keys import create_key, delete_key, list_keys
 from api.dialects.kombify.chat import (
@@ -94,7 +94,7 @@ async def prefer_model(context: RequestContext) -> Response:
         catalogue, fleet = state.catalogue, await state.live_fleet.current()
         model = translate.identifier(model, catalogue, fleet)
         if model != AUTO:
-            accept.find_model(catalogue, model, fleet)
+            pricing.find_model(catalogue, model, fleet)
     await state.accounts.prefer(context.caller.account, model)
     state.identities.forget(context.fields)
     return Response(wire.PreferencesReply(model=model))
