@@ -41,6 +41,10 @@ _INLINE_BYTES_MAX: Final = 32_768
 # Other feeders of the same account were faster so often: they fill the window.
 _MOVED_MAX: Final = 8
 T = TypeVar("T")
+# Batches that lack credits, or wait for something else of their own; the next call tries others.
+_TRIED_MAX: Final = 16
+# What keeps all batches of an account waiting.
+_HOLDS_UP_ALL: Final = frozenset({"window", "unfinished", "full", "memory"})
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 
@@ -75,7 +79,7 @@ class BatchFeeder:
         """Let items enter the queue; return how many did."""
         tried: list[str] = []
         total = moved = 0
-        while moved < _MOVED_MAX:
+        while moved < _MOVED_MAX and len(tried) < _TRIED_MAX:
             plan = await functions.plan_feed(
                 self._redis, root, PlanFeedAsk(account=account, skip=tried)
             )
@@ -113,7 +117,8 @@ class BatchFeeder:
             reply = await functions.enqueue_items(self._redis, root, ask, submissions)
             if not isinstance(reply, Enqueued):
                 has_moved = reply.outcome == "moved"
-                return _Fed(count, is_stuck=not has_moved, has_moved=has_moved)
+                is_full = reply.why in _HOLDS_UP_ALL
+                return _Fed(count, is_full=is_full, is_stuck=not has_moved, has_moved=has_moved)
             count, position = count + reply.count, reply.position
             if reply.is_full or position >= plan.end:
                 return _Fed(count, is_full=reply.is_full)

@@ -298,6 +298,39 @@ async def test_batches_of_an_account_take_turns(batches: Batches) -> None:
     assert await batches.counts(second, "open") == [4]
 
 
+async def test_a_full_window_is_found_by_one_try_however_many_batches_wait(
+    batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(20):
+        await batches.store([items(9)])
+    tried: list[str] = []
+
+    async def counted(redis: Redis, root: str, ask: EnqueueItemsAsk, blob: bytes) -> object:
+        tried.append(ask.batch)
+        return await enqueue(redis, root, ask, blob)
+
+    enqueue = functions.enqueue_items
+    monkeypatch.setattr(functions, "enqueue_items", counted)
+    assert await batches.feed() == 8
+    tried.clear()
+    assert await batches.feed() == 0
+    assert len(tried) == 1
+    # The batch whose turn it is keeps it.
+    await batches.complete(8)
+    await batches.feed()
+    assert tried[1] == tried[0]
+
+
+async def test_batches_that_lack_credits_are_tried_some_at_a_time_in_turn(
+    batches: Batches,
+) -> None:
+    every = {await batches.store([items(1, hold=5_000)]) for _ in range(20)}
+    for _ in range(2):
+        assert await batches.feed() == 0
+    reasons = [(await batches.record(batch)).get("reason") for batch in every]
+    assert reasons == ["credits"] * 20
+
+
 async def test_without_credits_a_batch_waits_for_its_open_items_and_then_pauses(
     batches: Batches,
 ) -> None:

@@ -143,10 +143,15 @@ local function check_keys(root, ask)
   redis.call('ZCARD', batch_chunks_to_pack_key(root))
 end
 
+local HOLDS_UP_ALL = {window = true, unfinished = true, full = true}
+
 -- What does not enter now waits for an end of the batch's open items, or else the batch is paused.
 local function wait_or_pause(root, ask, record, obstacle, now)
   local can_wait = obstacle ~= 'memory' and (record.open > 0 or obstacle ~= 'credits' and obstacle ~= 'max_credits')
-  redis.call('ZADD', open_batches_key(root, ask.account), int(now_us()), ask.batch)
+  -- What holds up the whole account is no turn of this batch.
+  if not HOLDS_UP_ALL[obstacle] then
+    redis.call('ZADD', open_batches_key(root, ask.account), int(now_us()), ask.batch)
+  end
   redis.call('HDEL', account_totals_key(root, ask.account), 'batch_feeding')
   redis.call('HSET', batch_key(root, ask.account, ask.batch), 'low', int(math.floor(ask.window / 2)))
   if can_wait then return {'waits', obstacle} end
