@@ -9,6 +9,7 @@ from tests.bench import (
     backlog,
     batch_download,
     batch_engine,
+    batch_stop,
     batch_upload,
     cancel,
     conversations,
@@ -61,6 +62,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "parked": parked.measure,
     "pages": pages.measure,
     "batch_download": batch_download.measure,
+    "batch_stop": batch_stop.measure,
     "batch_upload": batch_upload.measure,
 }
 

@@ -139,3 +139,6 @@ UPLOAD_MIB: Final = 64
 WAITING_BYTES: Final = 100
 # Persons do not notice that somebody uploads.
 BESIDE_UPLOAD: Final = 1.1
+
+# batch_stop: ms of the longest call of Redis while a batch of any size is cancelled or deleted.
+BATCH_CALL_MS: Final = 5.0

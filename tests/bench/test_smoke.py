@@ -6,6 +6,7 @@ from tests.bench import (
     adapters,
     backlog,
     batch_download,
+    batch_stop,
     batch_upload,
     cancel,
     conversations,
@@ -143,3 +144,7 @@ async def test_batch_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     _check(found, 8)
     # The memory, which does not depend on the machine.
     assert [figure.is_met for figure in found[1:6:2]] == [True] * 3
+
+
+async def test_batch_stop() -> None:
+    _check(await batch_stop.measure(count=300, workers=0), 6)
