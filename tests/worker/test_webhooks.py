@@ -1,5 +1,6 @@
 """Deliveries against real receivers: what is sent, what answers mean, and what holds up whom."""
 
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Final
@@ -399,6 +400,30 @@ async def test_a_deleted_webhook_takes_its_deliveries_with_it(
     assert (len(account.received), len(own.received)) == (1, 2)
     waiting_names = await scene.queue.redis.call("KEYS", f"{scene.queue.root}*-due:*")
     assert waiting_names == []
+
+
+async def test_a_damaged_key_of_one_account_stops_no_other(
+    scene: WebhookScene, receiver: Receiver
+) -> None:
+    for account in ("ann", "bob", "cid"):
+        await scene.set_webhook(receiver.url, account)
+        await scene.end_one(account)
+    redis, root = scene.queue.redis, scene.queue.root
+    await redis.call("DEL", keys.WEBHOOK(root, "ann"))
+    await redis.call("SET", keys.WEBHOOK(root, "ann"), "theirs")
+    origin = receiver.url.removesuffix("/hook").encode()
+    target = hashlib.sha1(origin, usedforsecurity=False).hexdigest()[:16]
+    await redis.call("SET", keys.DELIVERIES_SENT(root, "bob", target), "theirs")
+    with capture_logs() as logged:
+        await scene.deliver(scene.deliverer())
+    faults = [each["fault"] for each in logged if each["log_level"] == "error"]
+    assert [fault.split(":")[0].split(" ")[0] for fault in faults] == ["ann", "bob"]
+    assert len(receiver.received) == 1
+    for name in (keys.WEBHOOK(root, "ann"), keys.DELIVERIES_SENT(root, "bob", target)):
+        await redis.call("DEL", name)
+    await scene.pass_time()
+    await scene.deliver(scene.deliverer())
+    assert len(receiver.received) == 2
 
 
 async def test_every_key_of_a_delivery_ends(scene: WebhookScene, receiver: Receiver) -> None:

@@ -97,6 +97,8 @@ class Deliverer:
             self._settings.webhooks, room, dict(self._calls_by_account), new_secret()
         )
         found = await functions.take_deliveries(self._redis, root, ask)
+        for fault in found.faults:
+            logs.logger().error("deliveries wait for a damaged key", fault=fault)
         for delivery in found.deliveries:
             self._calls_by_account[delivery.account] += 1
             call = asyncio.create_task(self._send(root, delivery))

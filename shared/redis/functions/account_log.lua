@@ -4,20 +4,21 @@
 local account_log = {renewed = {}, renewed_count = 0}
 
 account_log.NOBODY, account_log.RENEW_MS, account_log.RENEWED_MAX = '-', 3600000, 4096
--- Of a log whose first event comes from a caller that does not know how far logs reach.
-account_log.UNKNOWN_KEEP_MS = '2592000000'
+-- How far logs reach, until a caller that knows the settings has said so.
+account_log.keep_ms = 2592000000
 
 -- Removes what is older than the log reaches, in whole nodes, and lets the log expire with its last event. Once an hour
 -- for each log is enough, so that a plain end costs one command; after a restart the first end does it again.
 function account_log.renew(key, now, keep_ms)
+  account_log.keep_ms = keep_ms or account_log.keep_ms
   if account_log.renewed_count >= account_log.RENEWED_MAX then
     account_log.renewed, account_log.renewed_count = {}, 0
   end
   if not account_log.renewed[key] then account_log.renewed_count = account_log.renewed_count + 1 end
   account_log.renewed[key] = now
-  redis.call('XTRIM', key, 'MINID', '~', int(math.max(0, now - keep_ms)))
+  redis.call('XTRIM', key, 'MINID', '~', int(math.max(0, now - account_log.keep_ms)))
   -- Until the next renewal, an event may be added that has to stay as long as the log reaches.
-  redis.call('PEXPIRE', key, int(keep_ms + 2 * account_log.RENEW_MS))
+  redis.call('PEXPIRE', key, int(account_log.keep_ms + 2 * account_log.RENEW_MS))
 end
 
 -- Returns whether somebody wants to be told: the request itself, or the account, where `is_watched` may say so already.
@@ -44,11 +45,7 @@ function account_log.append(root, account, type_name, subject, about)
   end
   local now = about.now
   if account_log.is_reported(root, account, about) then webhooks.note_event(root, account, id, now) end
-  if about.keep_ms and now - (account_log.renewed[key] or 0) >= account_log.RENEW_MS then
-    account_log.renew(key, now, about.keep_ms)
-  elseif not about.keep_ms and redis.call('PTTL', key) < 0 then
-    redis.call('PEXPIRE', key, account_log.UNKNOWN_KEEP_MS)
-  end
+  if now - (account_log.renewed[key] or 0) >= account_log.RENEW_MS then account_log.renew(key, now, about.keep_ms) end
   return id
 end
 

@@ -3,12 +3,12 @@
 --          calls_per_account (in this worker), secret (for an account that has none); if any: calls (how many this
 --          worker has under way, by account)
 -- RETURNS  {{{account, target, id, attempt, event, type, subject, created ms, url, secret, former secret or ''}...}, ms
---          until something is due (-1: nothing waits)}
+--          until something is due (-1: nothing waits), {what cannot be worked on, and why...}}
 -- ATOMIC   because the cursor moves and deliveries are made together, and two workers never take the same one. A call
 --          whose reply was lost took deliveries whose leases lapse.
 
 local LOGS_AT_ONCE, EVENTS_AT_ONCE, TARGETS_AT_ONCE, LAPSED_AT_ONCE = 4, 64, 128, 64
-local LOG_FULL_MS, TRIMMED_AT_ONCE = 2000, 16
+local LOG_FULL_MS, DAMAGED_MS, TRIMMED_AT_ONCE = 2000, 60000, 16
 
 -- Deletes deliveries beyond those that are kept, the oldest first; those under way stay.
 local function trim(root, account, ask, now)
@@ -162,17 +162,27 @@ local function ms_until_next(root, now)
   return first and math.max(0, first - now) or -1
 end
 
+-- Works on one account or target. Where a key of it is damaged, it is looked at again in a while, and stops no other.
+local function guarded(faults, list, name, now, work, ...)
+  local is_done, problem = pcall(work, ...)
+  if is_done then return end
+  redis.call('ZADD', list, int(now + DAMAGED_MS), name)
+  faults[#faults + 1] = name .. ' ' .. damage.error_text(problem)
+end
+
 local function take_deliveries(root, ask)
-  local now, taken, calls = now_ms(), {}, ask.calls or {}
+  local now, taken, faults, calls = now_ms(), {}, {}, ask.calls or {}
   local unread = redis.call('ZRANGE', unread_logs_key(root), '-inf', int(now), 'BYSCORE', 'LIMIT', 0, LOGS_AT_ONCE)
-  for _, account in ipairs(unread) do read_log(root, account, ask, now) end
+  for _, account in ipairs(unread) do
+    guarded(faults, unread_logs_key(root), account, now, read_log, root, account, ask, now)
+  end
   local targets = redis.call('ZRANGE', due_targets_key(root), '-inf', int(now), 'BYSCORE', 'LIMIT', 0, TARGETS_AT_ONCE)
   for _, name in ipairs(targets) do
     if #taken >= ask.count then break end
     local account, target = split(name)
-    take_from(root, account, target, ask, calls, taken, now)
+    guarded(faults, due_targets_key(root), name, now, take_from, root, account, target, ask, calls, taken, now)
   end
-  return {taken, ms_until_next(root, now)}
+  return {taken, ms_until_next(root, now), faults}
 end
 
 register('take_deliveries', take_deliveries)

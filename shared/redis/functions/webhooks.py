@@ -128,17 +128,20 @@ class TakenDelivery(NamedTuple):
 
 
 class TakenDeliveries(NamedTuple):
-    """What was taken, and in how many ms something is due, None if nothing waits."""
+    """What was taken, in how many ms something is due (None: nothing waits), what is damaged."""
 
     deliveries: list[TakenDelivery]
     next_ms: int | None
+    faults: tuple[str, ...] = ()
 
 
 async def take_deliveries(redis: Connection, root: str, ask: TakeDeliveriesAsk) -> TakenDeliveries:
     """Turn new events into deliveries, and take those that are due."""
-    taken, next_ms = await invoke(redis, "take_deliveries", root, ask)
+    taken, next_ms, faults = await invoke(redis, "take_deliveries", root, ask)
     return TakenDeliveries(
-        [_taken(each) for each in taken], None if int(next_ms) < 0 else int(next_ms)
+        [_taken(each) for each in taken],
+        None if int(next_ms) < 0 else int(next_ms),
+        tuple(text_of(each) for each in faults),
     )
 
 
