@@ -131,6 +131,8 @@ class Answers:
     def _count(self, answer: Answer) -> None:
         self.line, self.seq = answer.line, answer.seq or 0
         self.states[answer.state] += 1
+        # In the order of finishing, an item that was run again has another line, which counts.
+        self.failures = [each for each in self.failures if each.line != answer.line]
         if answer.state != "completed" and len(self.failures) < _FAILURES_KEPT:
             self.failures.append(answer)
 

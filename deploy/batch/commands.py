@@ -180,7 +180,7 @@ def results(
         signum = asyncio.run(shutdown.run_until_stopped(work, SystemClock()))
         if signum is not None and wait:
             display.note(f"Interrupted; batch {batch_id} goes on by itself.")
-            display.note(f"  go on:   {outcome.results_command(batch_id, output)}")
+            display.note(f"  go on:   {outcome.results_command(batch_id, output, order)}")
             display.note(f"  stop it: pollux batch cancel {batch_id}")
     return session.exit_code if signum is None else shutdown.exit_code_of(signum)
 

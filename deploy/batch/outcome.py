@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from deploy.batch.answers import Answers
+from deploy.batch.answers import Answers, Order
 from deploy.batch.display import Display, credits_of, printable
 from deploy.batch.receive import Receiver
 from deploy.batch.wire import Batch
@@ -61,7 +61,8 @@ def report(batch: Batch, answers: Answers, display: Display, *, as_json: bool) -
     # A line that is no valid prompt fails again.
     if counts.failed > batch.invalid:
         display.note(f"  run them again: pollux batch retry {batch.batch_id}")
-        display.note(f"  and then:       {results_command(batch.batch_id, answers.path)}")
+        again = results_command(batch.batch_id, answers.path, answers.order)
+        display.note(f"  and then:       {again}")
     return SOME_FAILED
 
 
@@ -82,10 +83,11 @@ def paused_sentence(batch: Batch) -> str:
     return f"Batch {batch.batch_id} is paused ({batch.reason}). `{resume}` goes on."
 
 
-def results_command(batch_id: str, path: Path | None) -> str:
+def results_command(batch_id: str, path: Path | None, order: Order = "input") -> str:
     """Return the command that writes the answers of a batch until it has ended."""
     name = "answers.jsonl" if path is None else str(path)
-    return shlex.join(["pollux", "batch", "results", batch_id, "-o", name, "--wait"])
+    options = ["-o", name, "--wait", *(["--order", order] if order != "input" else [])]
+    return shlex.join(["pollux", "batch", "results", batch_id, *options])
 
 
 def builtins(batch: Batch) -> Any:  # noqa: ANN401  what JSON can say

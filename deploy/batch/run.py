@@ -177,7 +177,8 @@ class _Session:
             return
         if source == "-":
             path = self._answers.path if self._answers else None
-            same = outcome.results_command(batch.batch_id, path)
+            order = self._answers.order if self._answers else "input"
+            same = outcome.results_command(batch.batch_id, path, order)
         self._display.note(f"Interrupted; batch {batch.batch_id} goes on by itself.")
         self._display.note(f"  go on:   {same}")
         self._display.note(f"  stop it: pollux batch cancel {batch.batch_id}")

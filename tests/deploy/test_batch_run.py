@@ -88,6 +88,29 @@ def test_failed_items_are_named_with_the_commands_that_go_on(
     assert not (short_folder / "answers.jsonl.new").exists()
 
 
+def test_in_order_of_finishing_an_item_that_is_run_again_has_another_line(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
+) -> None:
+    write_prompts(short_folder / "prompts.jsonl", 4)
+    batches_api.state_of = lambda item: "failed" if item["custom_id"] != "q3" else "completed"
+    result = batch(*_RUN, "--order", "finished")
+    assert result.code == 2
+    assert result.err.endswith("results batch-1 -o answers.jsonl --wait --order finished\n")
+    assert batch("retry", "batch-1").code == 0
+    batches_api.state_of = lambda item: "failed" if item["custom_id"] == "q4" else "completed"
+    words = ("results", "batch-1", "-o", "answers.jsonl", "--wait", "--order", "finished")
+    result = batch(*words)
+    assert result.code == 2
+    assert "3 prompts are answered, 1 failed" in result.err
+    assert [line for line in result.err.splitlines() if line.startswith("  line ")] == [
+        "  line 4 (q4): The provider [31mrefused it."
+    ]
+    written = read_answers(short_folder / "answers.jsonl")
+    assert [answer["seq"] for answer in written] == list(range(1, 8))
+    last = {answer["line"]: answer["state"] for answer in written}
+    assert last == {1: "completed", 2: "completed", 3: "completed", 4: "failed"}
+
+
 def test_killed_twice_every_item_is_answered_once(
     batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:
@@ -130,7 +153,7 @@ def test_cut_streams_are_continued_after_the_last_line(
     names = write_prompts(short_folder / "prompts.jsonl", 200)
     batches_api.items_per_look = 90
     results = "GET /api/v1/batches/batch-1/results"
-    batches_api.faults += [Fault(results, reply_bytes=count) for count in (0, 11, 400, 1500, 2500)]
+    batches_api.faults += [Fault(results, reply_bytes=count) for count in (11, 400, 1500, 2500)]
     batches_api.faults.append(Fault(results, 503, ("Retry-After: 0",)))
     result = batch(*_RUN, "--order", order)
     assert result.code == 0, result.err
