@@ -48,6 +48,8 @@ class BatchOptions:
 
     def named(self) -> dict[str, str | int]:
         """Return the parameters that change what is answered: a part of the batch's name."""
+        for text in (self.model, self.system, self.webhook, *self.metadata):
+            check_text(text or "")
         if self.system is not None and len(self.system.encode()) > _SYSTEM_BYTES_MAX:
             raise RequestError(
                 f"--system is longer than {_SYSTEM_BYTES_MAX:,} bytes: put it into the lines of a "
@@ -77,6 +79,14 @@ class BatchOptions:
                 "metadata": msgspec.json.encode(metadata).decode() if metadata else None,
             }
         )
+
+
+def check_text(text: str) -> None:
+    """Refuse an argument that is not UTF-8. Raises RequestError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RequestError("An option is not UTF-8 text.", Code.INVALID_FIELDS) from None
 
 
 def _set(optional: dict[str, str | int | None]) -> dict[str, str | int]:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TextIO, cast
 
 import msgspec
 
@@ -182,8 +182,12 @@ def opened(
             )
         yield Prompts(path, source, known, template, delimiter)
         return
+    # None if standard input was closed before the command started.
+    stdin = cast("TextIO | None", sys.stdin)
+    if stdin is None:
+        raise RequestError("Standard input is closed.", Code.MISSING_FIELDS)
     with tempfile.NamedTemporaryFile(prefix="pollux-batch-") as spool:
-        shutil.copyfileobj(sys.stdin.buffer, spool)
+        shutil.copyfileobj(stdin.buffer, spool)
         spool.flush()
         yield Prompts(Path(spool.name), "standard input", known, template, delimiter)
 

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from deploy.batch import estimate as estimates, outcome
 from deploy.batch.answers import Answers, Order, answer_file
 from deploy.batch.batch_api import BatchApi, RefusalError, path_of
-from deploy.batch.batch_options import BatchOptions, Flag
+from deploy.batch.batch_options import BatchOptions, Flag, check_text
 from deploy.batch.display import Display, amount, printable
 from deploy.batch.prompts import Format, Prompts, opened
 from deploy.batch.receive import Receiver
@@ -29,7 +29,7 @@ from deploy.options import FOLDER, Json
 from deploy.output import print_json, print_line
 from deploy.target import Target, find_target
 from shared.clock import SystemClock
-from shared.errors import Code, RequestError
+from shared.errors import Code, RequestError, UnavailableError
 
 USER_AGENT: Final = "pollux-batch"
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"])]
@@ -85,6 +85,7 @@ def run(
     """
     if delimiter == "\\t":
         delimiter = "\t"
+    check_text(template or "")
     if len(delimiter) != 1:
         raise RequestError("--delimiter is one character.", Code.INVALID_FIELDS)
     if json and output is None and not detach and not estimate:
@@ -142,7 +143,17 @@ class _Session:
 
     async def run(self) -> None:
         """Do all of it. Raises PolluxError."""
-        clock = SystemClock()
+        try:
+            await self._run(SystemClock())
+        except UnavailableError as error:
+            if self._batch is None:
+                raise
+            raise UnavailableError(
+                f"{error.message} Batch {self._batch.batch_id} goes on by itself; run the same "
+                "command again."
+            ) from None
+
+    async def _run(self, clock: SystemClock) -> None:
         async with self._target.connect(USER_AGENT) as http:
             api = BatchApi(http, clock, self._display.note)
             with self._display.shown():

@@ -173,6 +173,19 @@ def test_an_interruption_says_how_to_go_on(
 ) -> None:
     names = write_prompts(short_folder / "prompts.jsonl", 30)
     batches_api.items_per_look = 0
+    held = asyncio.Event()
+    batches_api.faults.append(Fault(_UPLOAD, held=held))
+    with started(batches_api.url, short_folder, *_RUN, "--new") as process:
+        assert process.stderr is not None
+        until_now(lambda: batches_api.named(_UPLOAD), 20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 143
+        said = process.stderr.read()
+    assert "Interrupted before the prompts were accepted" in said
+    assert "start again: pollux batch run prompts.jsonl -o answers.jsonl --new\n" in said
+    # The whole body had arrived, so that the batch is made; the next command finds it.
+    batches_api.release(held)
+    until_now(lambda: batches_api.batches, 20)
     with started(batches_api.url, short_folder, *_RUN) as process:
         assert process.stderr is not None
         until_now(lambda: batches_api.named("GET /api/v1/batches/batch-1/results"), 20)
@@ -363,6 +376,33 @@ def test_two_commands_do_not_write_one_file(
         result = batch(*_RUN)
     assert (result.code, batches_api.batches) == (1, [])
     assert "Another command is writing answers.jsonl." in result.err
+
+
+@pytest.mark.parametrize("option", ["--model", "--system", "--template", "--metadata"])
+def test_an_option_that_is_not_utf_8_is_one_sentence(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path, option: str
+) -> None:
+    (short_folder / "words.csv").write_text("message\na\n")
+    result = batch("run", "words.csv", option, "a={message}\udce4")
+    assert result == (1, "", "pollux: An option is not UTF-8 text.\n")
+    assert batches_api.requests == []
+
+
+def test_standard_input_may_be_closed(batch: Pollux, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert batch("run", "-", "--format", "lines").err == "pollux: Standard input is closed.\n"
+
+
+def test_an_api_that_fails_for_too_long_says_how_to_go_on(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
+) -> None:
+    write_prompts(short_folder / "prompts.jsonl", 3)
+    batches_api.faults.append(
+        Fault("GET /api/v1/batches/batch-1/results", 503, ("Retry-After: 3600",))
+    )
+    result = batch(*_RUN)
+    assert result.code == 1
+    assert "Batch batch-1 goes on by itself; run the same command again." in result.err
 
 
 def test_an_estimate_sends_no_prompt(
