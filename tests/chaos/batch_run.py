@@ -44,14 +44,19 @@ def _limited(settings: Settings) -> Settings:
 
 async def store(redis: Redis, settings: Settings, root: str, account: str) -> None:
     """Store the batch and let its first items enter the queue, as an API process does."""
-    await functions.grant(redis, root, GrantAsk(account=account, amount=GRANT))
+    await store_items(redis, root, account, ITEMS, _CHUNK)
+    await BatchFeeder(redis, _limited(settings), SystemClock()).feed(root, account)
+
+
+async def store_items(redis: Redis, root: str, account: str, count: int, chunk: int) -> None:
+    """Store a batch of `count` items that the account can pay."""
+    await functions.grant(redis, root, GrantAsk(account=account, amount=max(GRANT, count * HOLD)))
     items = [
         stored_batches.item(line, question(account, f"item {line}"), hold=HOLD)
-        for line in range(1, ITEMS + 1)
+        for line in range(1, count + 1)
     ]
-    chunks = stored_batches.in_chunks(items, _CHUNK)
+    chunks = stored_batches.in_chunks(items, chunk)
     await stored_batches.store(redis, root, chunks, account=account, id_=BATCH)
-    await BatchFeeder(redis, _limited(settings), SystemClock()).feed(root, account)
 
 
 async def is_over(redis: Redis, root: str, account: str) -> bool:
@@ -74,17 +79,18 @@ async def look_after(redis: Redis, settings: Settings, root: str) -> None:
 
 
 def findings(
-    raw_client: RawClient, settings: RedisSettings, root: str, account: str
+    raw_client: RawClient, settings: RedisSettings, root: str, account: str, count: int = ITEMS
 ) -> list[Finding]:
     """Return what does not hold of the batch."""
     found = [Finding("I8", "the keys", fault) for fault in faults(raw_client, settings)]
+    chunks = int(raw_client.fields(keys.BATCH(root, account, BATCH))["chunks"])
     stored = [
         raw_client("GET", keys.BATCH_RESULTS(root, account, BATCH, chunk))
-        for chunk in range(ITEMS // _CHUNK)
+        for chunk in range(chunks)
     ]
     results = [one for chunk in stored if chunk is not None for one in unpack_results(chunk)]
     lines = [one.line for one in results if one is not None]
-    if lines != list(range(1, ITEMS + 1)):
+    if lines != list(range(1, count + 1)):
         found.append(Finding("I1", account, f"there are results of the lines {lines}"))
     found += [
         Finding("I2", account, f"line {one.line} is {one}")

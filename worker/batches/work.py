@@ -32,8 +32,8 @@ from worker.batches import packer
 
 _CHUNKS_AT_ONCE: Final = 4
 _UNFED_AT_ONCE: Final = 256
-# Longer than packing that many takes.
-_PACK_LEASE_MS: Final = 10_000
+# Longer than packing that many takes; packing one twice does no harm.
+_PACK_LEASE_MS: Final = 3_000
 
 
 class BatchWork:
