@@ -93,7 +93,7 @@ class _Download:
         self._wanted = wanted
         self._make_line = make_line
         self._loop = asyncio.get_running_loop()
-        self._is_shutting_down = False
+        self._has_disconnected = self._is_shutting_down = False
 
     async def pieces(self, batch: Batch) -> AsyncGenerator[bytes, None]:
         """Yield the body. Raises when the batch, the key or the server ends before it does."""
@@ -101,7 +101,9 @@ class _Download:
         # Revocations arrive on this connection.
         await state.subscriber.connect()
         disconnect.listen(
-            self._context.request.scope, on_disconnect=lambda: None, on_shutdown=self._note_shutdown
+            self._context.request.scope,
+            on_disconnect=self._note_disconnect,
+            on_shutdown=self._note_shutdown,
         )
         compressor = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP) if self._wanted.is_gzip else None
         in_order = self._by_input if self._wanted.order == "input" else self._by_finishing
@@ -113,10 +115,15 @@ class _Download:
                 async for items in found:
                     async with aclosing(self._lines(items)) as slices:
                         async for lines in slices:
+                            if self._has_disconnected:
+                                return
                             key_use.check()
                             yield lines if compressor is None else _compressed(compressor, lines)
             if compressor is not None:
                 yield compressor.flush()
+
+    def _note_disconnect(self) -> None:
+        self._has_disconnected = True
 
     def _note_shutdown(self) -> None:
         self._is_shutting_down = True

@@ -3,18 +3,24 @@
 import asyncio
 import gzip
 import json
+import socket
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from api.guards.large_pages import LargePages
 from api.resources import batch_results
-from shared.errors import Failure
+from shared.errors import Failure, UnavailableError
 from shared.media.files import ROOT
 from shared.redis import keys
-from shared.wire.batch import ItemResult
+from shared.stores.batches import BatchRef, BatchResults
+from shared.wire.batch import Batch, ItemResult
 from shared.wire.message import AssistantMessage, Media, encode_assistant
+from tests.support import waiting as waiting_for
 from tests.support.api_client import ApiClient, Json, refused
 from tests.support.stored_batch import StoredBatch, answered, waiting
 from tests.support.system import System
@@ -281,23 +287,84 @@ async def test_a_batch_that_arrives_still_or_has_no_item_has_no_results(
     assert await numbers(api, id_, order="finished") == []
 
 
-async def test_a_batch_that_is_deleted_meanwhile_cuts_the_answer_off(
-    system: System, api: ApiClient, batch: StoredBatch
+@pytest.mark.parametrize("what", ["deleted", "revoked", "Redis goes", "shutdown"])
+async def test_an_answer_that_cannot_go_on_ends_broken(
+    system: System,
+    api: ApiClient,
+    batch: StoredBatch,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
 ) -> None:
     for first in (1, 3):
         await batch.add([answered(first, "a"), answered(first + 1, "a")])
     id_ = await batch.write("completed")
     system.expected.add("answer cut off")
-    read = batch_results._Download._refreshed
+    read, stopping = batch_results._Download._refreshed, set[asyncio.Task[None]]()
 
-    async def deleted(download: batch_results._Download) -> object:
-        await system.redis.call("DEL", keys.BATCH(*batch.ref))
+    async def is_refused() -> bool:
+        return (await api.get("/api/v1/account/credits")).status_code == 401
+
+    async def happens(download: batch_results._Download) -> object:
+        if what == "Redis goes":
+            raise UnavailableError("Redis is away.")
+        if what == "deleted":
+            await system.redis.call("DEL", keys.BATCH(*batch.ref))
+        elif what == "revoked":
+            for key in await system.accounts.list_keys():
+                await system.accounts.revoke_key(key.id)
+            await waiting_for.until(is_refused, what="the revocation")
+        else:
+            stopping.add(asyncio.create_task(system.stop_front(system.url)))
+            await waiting_for.until(lambda: download._is_shutting_down, what="the shutdown")
         return await read(download)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch_results._Download, "_refreshed", deleted)
-        with pytest.raises(Exception, match="incomplete chunked read"):
-            await api.get(url(id_))
+    monkeypatch.setattr(batch_results._Download, "_refreshed", happens)
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+        await api.get(url(id_))
+    await asyncio.gather(*stopping)
+
+
+async def test_a_reader_that_is_stuck_is_cut_off_and_holds_little(
+    system: System, batch: StoredBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's speed decides when the next chunk is read."""
+    system.change("api", stuck_reader_seconds=0.2)
+    url_ = urlsplit(await system.front())
+    customer = await system.customer()
+    text = "long " * 400_000
+    for number in range(1, 31):
+        await batch.add([answered(number, text)])
+    id_ = await batch.write("completed")
+    chunks: list[int] = []
+    ended: list[str] = []
+    read, hold = BatchResults.read, LargePages.hold
+
+    @contextmanager
+    def noted_hold(pages: LargePages, account: str) -> Iterator[None]:
+        try:
+            with hold(pages, account):
+                yield
+        finally:
+            ended.append(account)
+
+    async def noted(reader: BatchResults, ref: BatchRef, of: Batch, chunk: int) -> object:
+        chunks.append(chunk)
+        return await read(reader, ref, of, chunk)
+
+    monkeypatch.setattr(BatchResults, "read", noted)
+    monkeypatch.setattr(LargePages, "hold", noted_hold)
+    key = customer.headers["x-api-key"]
+    head = f"GET {url(id_)} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n\r\n"
+    with socket.create_connection((url_.hostname, url_.port)) as sock:
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, head.encode())
+
+        async def is_cut_off() -> bool:
+            return bool(ended)
+
+        await waiting_for.until(is_cut_off, what="the end of the connection")
+    assert 0 < len(chunks) < 30
 
 
 async def test_an_account_has_few_long_answers_at_once(api: ApiClient, batch: StoredBatch) -> None:
