@@ -79,7 +79,7 @@ def _recent_rate(marks: Sequence[tuple[int, int]], now_ms: int) -> float | None:
 
 
 def _eta(batch: Batch, rate: float, deviation: float) -> Eta | None:
-    left = batch.waiting + batch.open
+    left = max(0, batch.waiting + batch.open)
     if rate <= 0:
         return None
     slow = max(rate - _DEVIATIONS_P90 * deviation, rate / _SPREAD_MAX)

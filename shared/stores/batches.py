@@ -42,6 +42,7 @@ _STARTS_KEPT: Final = 64
 _CHUNKS_NAMED: Final = 256
 # Of a line that is wrong, or an item that the queue refused.
 INVALID_ITEM: Final = "INVALID_ITEM"
+_DAMAGED_FIELDS: Final = {"state": b"failed", "created": b"0"}
 _NUMBERS: Final = re.compile(rb"\d+")
 _decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -262,10 +263,30 @@ def cut_off_state(batch: Batch) -> ItemState | None:
 
 
 def _batch(batch: str, fields: dict[bytes, bytes]) -> Batch | None:
-    """Return a stored record as a batch; fields that this version does not know are ignored."""
+    """Return a stored record as a batch; fields that this version does not know are ignored.
+
+    Of a damaged record, the fields that are sound.
+    """
     if b"state" not in fields:
         return None
     stored = {name.decode(): value for name, value in fields.items()}
+    try:
+        return _decoded(batch, stored)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        sound = {name: value for name, value in stored.items() if _is_sound(batch, name, value)}
+        return _decoded(batch, _DAMAGED_FIELDS | sound)
+
+
+def _is_sound(batch: str, name: str, value: bytes) -> bool:
+    try:
+        _decoded(batch, _DAMAGED_FIELDS | {name: value})
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _decoded(batch: str, fields: dict[str, bytes]) -> Batch:
+    stored = dict(fields)
     metadata, marks = stored.pop("metadata", None), _NUMBERS.findall(stored.pop("marks", b""))
     pairs = tuple(zip(map(int, marks[::2]), map(int, marks[1::2]), strict=False))
     return msgspec.convert(

@@ -121,6 +121,17 @@ async def test_a_batch_is_found_by_its_key(
     assert body(await api.get(LIST, params={"key": "chat"}))["batches"] == []
 
 
+async def test_a_damaged_record_is_shown_as_far_as_it_is_sound(
+    api: ApiClient, batch: StoredBatch
+) -> None:
+    id_ = await batch.write(total="?", reason="whim", metadata="{", completed=3)
+    [shown] = body(await api.get(LIST))["batches"]
+    assert [shown[name] for name in ("batch_id", "state", "total", "reason", "metadata")] == [
+        id_, "running", 0, None, {},
+    ]  # fmt: skip
+    assert shown["counts"]["completed"] == 3
+
+
 async def test_another_accounts_batch_is_unknown(
     api: ApiClient, other: ApiClient, batch: StoredBatch
 ) -> None:
