@@ -5,8 +5,11 @@ from typing import Final
 import pytest
 from standardwebhooks import Webhook
 
+from shared.redis import keys
+from shared.wire.submission import WEBHOOK_WIRE
 from tests.api.kombify_client import AI, CHAT, MANAGING, TIME, payload, refused
 from tests.support.api_client import ApiClient, Json
+from tests.support.redis_functions import RedisFunctions
 from tests.support.system import System
 from tests.support.waiting import until
 from tests.support.webhook_receiver import Receiver, reachable
@@ -189,6 +192,21 @@ async def test_the_end_of_a_batch_is_reported(system: System) -> None:
         [event] = payload(await owner.get(f"{AI}/events"))["items"]
         assert event["subject"] == about["id"]
         await _delivery(owner, "delivered", 1)
+
+
+async def test_a_url_is_kept_in_its_normal_form_and_left_to_workers_that_report(
+    system: System, api: ApiClient
+) -> None:
+    """Both dialects. A worker of a version without webhooks would end it without an event."""
+    receipt = await api.submit("hello", webhook_url="HTTPS://Example.com:443/a%20b")
+    account = await system.account()
+    queue = RedisFunctions(system.redis, system.settings.redis, account.partition)
+    name = keys.GENERATION(queue.root, account.id, receipt["message_id"])
+    wire, url = await system.redis.call("HMGET", name, "wire", "webhook")
+    assert (int(wire), url) == (WEBHOOK_WIRE, b"https://example.com/a%20b")
+    assert await queue.claim(wire=WEBHOOK_WIRE - 1) == []
+    answer = await api.post(CHAT, json={"message": "hello", "webhook_url": "http://a@b/"})
+    assert "`webhook_url`" in refused(answer, 400, "INVALID_FIELDS")["message"]
 
 
 async def test_bad_filters_are_refused(owner: ApiClient) -> None:
