@@ -8,6 +8,7 @@ from tests.api.kombify_client import MANAGING
 from tests.support.api_client import ApiClient
 from tests.support.stored_batch import StoreBatch, StoredBatch, stored_batches
 from tests.support.system import System, api, other, own_system, system, worker
+from worker.consumer.arq_worker import PolluxWorker
 
 __all__ = ["api", "other", "own_system", "system", "worker"]
 
@@ -20,6 +21,13 @@ async def owner(system: System) -> ApiClient:
     # Its key is older than all others.
     system.clock.advance(1)
     return made
+
+
+@pytest.fixture
+async def worker_like_api(api: ApiClient, system: System) -> PolluxWorker:
+    """Return a worker with the settings that a test's own `api` has changed."""
+    assert api
+    return await system.worker()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from tests.support.api_client import ApiClient, refused
 from tests.support.scripted_provider import ScriptedAnswer, ScriptedProvider
 from tests.support.stream_reader import read_events
 from tests.support.system import System
-from worker.consumer.arq_worker import PolluxWorker
 
 _SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
 _FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": _SCHEMA}}
@@ -19,25 +18,12 @@ _FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": _S
 @pytest.fixture
 async def api(system: System) -> ApiClient:
     """Return a customer of a system whose first model is one of those that refuse sampling."""
-    models = tuple(
-        msgspec.structs.replace(model, upstream="gpt-5", capabilities=("json",))
-        if model.identifier == "alpha"
-        else model
-        for model in system.settings.models
-    )
-    system.settings = msgspec.structs.replace(system.settings, models=models)
+    system.change_model("alpha", upstream="gpt-5", capabilities=("json",))
     await system.front()
     return await system.customer()
 
 
-@pytest.fixture
-async def worker(api: ApiClient, system: System) -> PolluxWorker:
-    """Return a worker of the same catalogue."""
-    assert api
-    return await system.worker()
-
-
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 async def test_sampling_and_stop_texts_go_to_a_model_that_takes_them(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
@@ -56,7 +42,7 @@ async def test_sampling_and_stop_texts_go_to_a_model_that_takes_them(
     }
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 async def test_the_other_dialect_has_them_too(api: ApiClient, provider: ScriptedProvider) -> None:
     replied = await chat(api, "Why? [tokens=3]", temperature=1.5, stop=["a", "b"])
     assert replied["message"]["model"] == "beta"
@@ -146,7 +132,7 @@ def _answers(provider: ScriptedProvider, *texts: str, finish_reason: str = "stop
     provider.script.extend(ScriptedAnswer(text=text, finish_reason=finish_reason) for text in texts)
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 @pytest.mark.parametrize("asked", [_FORMAT, {"type": "json_object"}])
 async def test_an_answer_of_the_form_is_taken(
     api: ApiClient, provider: ScriptedProvider, asked: dict[str, Any]
@@ -158,7 +144,7 @@ async def test_an_answer_of_the_form_is_taken(
     assert len(provider.requests) == 1
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 async def test_an_answer_of_another_form_is_dropped_and_made_once_more(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
@@ -183,7 +169,7 @@ def _events(status: dict[str, Any]) -> str:
     return f"/api/v1/generate/{status['generation_id']}/events"
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 @pytest.mark.parametrize(
     ("texts", "finish_reason", "words"),
     [
@@ -208,7 +194,7 @@ async def test_an_answer_that_stays_of_another_form_fails_and_is_paid_for(
     assert status["failure"]["retryable"] is (finish_reason == "stop")
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 async def test_a_stop_text_that_ends_the_answer_at_once_is_not_called_again(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:

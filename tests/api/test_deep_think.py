@@ -1,6 +1,5 @@
 """`deep_think`: a reasoning model answers; its reasoning is returned apart, and paid for."""
 
-import msgspec
 import pytest
 
 from shared.redis import keys
@@ -8,31 +7,17 @@ from tests.api.kombify_client import chat
 from tests.support.api_client import ApiClient, refused
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
-from worker.consumer.arq_worker import PolluxWorker
 
 
 @pytest.fixture
 async def api(system: System) -> ApiClient:
     """Return a customer of a system whose second model reasons."""
-    models = tuple(
-        msgspec.structs.replace(model, capabilities=("reasoning",))
-        if model.identifier == "beta"
-        else model
-        for model in system.settings.models
-    )
-    system.settings = msgspec.structs.replace(system.settings, models=models)
+    system.change_model("beta", capabilities=("reasoning",))
     await system.front()
     return await system.customer()
 
 
-@pytest.fixture
-async def worker(api: ApiClient, system: System) -> PolluxWorker:
-    """Return a worker of the same catalogue."""
-    assert api
-    return await system.worker()
-
-
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 async def test_a_model_that_reasons_is_chosen_and_asked_to(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:
@@ -48,7 +33,7 @@ async def test_a_model_that_reasons_is_chosen_and_asked_to(
     assert status["credits_used"] > 0
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 async def test_the_other_dialect_has_it_too(api: ApiClient, provider: ScriptedProvider) -> None:
     said = await chat(api, "Why? [tokens=3 think=4]", deep_think=True)
     assert said["message"]["model"] == "beta"
@@ -56,7 +41,7 @@ async def test_the_other_dialect_has_it_too(api: ApiClient, provider: ScriptedPr
     assert provider.requests[0].body["reasoning_effort"] == "high"
 
 
-@pytest.mark.usefixtures("worker")
+@pytest.mark.usefixtures("worker_like_api")
 async def test_nobody_is_asked_to_think_who_was_not_told_to(
     api: ApiClient, provider: ScriptedProvider
 ) -> None:

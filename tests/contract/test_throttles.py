@@ -102,7 +102,7 @@ async def _learn(redis: Redis, root: str) -> None:
 
 async def test_a_refusal_at_a_rate_that_was_accepted_pauses_nobody(redis: Redis, root: str) -> None:
     await _learn(redis, root)
-    # The message that was refused waits as long as it was told, the others go on.
+    # The refused message waits for its Retry-After, the others go on.
     assert await _refuse(redis, root, taken=0, retry_after_ms=30_000) == 30_000
     assert (await functions.admit_throttled(redis, root, _AGAIN)).wait_ms is None
 

@@ -19,7 +19,7 @@ class Refusal(NamedTuple):
 
 
 class Upstream(Protocol):
-    """An upstream. `is_told` in the constructors: a refusal says when to come again."""
+    """An upstream. `has_retry_after` in the constructors: a refusal says when to call again."""
 
     def take(self, now: float, answer_seconds: float, tokens: int) -> Refusal | None:
         """Take a call that would last so long and use so many tokens, or refuse it."""
@@ -32,11 +32,11 @@ class WindowLimit(Upstream):
     """So many calls, or tokens, in each minute of a clock whose minutes begin at `offset`."""
 
     def __init__(
-        self, most: int, *, offset: float = 0.0, is_told: bool = False, tokens_each: int = 0
+        self, most: int, *, offset: float = 0.0, has_retry_after: bool = False, tokens_each: int = 0
     ) -> None:
         self._most = most
         self._offset = offset
-        self._is_told = is_told
+        self._has_retry_after = has_retry_after
         self._tokens_each = tokens_each
         self._window, self._used = -1, 0
 
@@ -49,7 +49,7 @@ class WindowLimit(Upstream):
         cost = tokens if self._tokens_each else 1
         if self._used + cost > self._most:
             left = (window + 1) * 60 + self._offset - now
-            return Refusal(left + 0.01 if self._is_told else None)
+            return Refusal(left + 0.01 if self._has_retry_after else None)
         self._used += cost
         return None
 
@@ -62,10 +62,10 @@ class WindowLimit(Upstream):
 class BucketLimit(Upstream):
     """So many calls a minute, refilled evenly, of which a tenth may come at once."""
 
-    def __init__(self, most: int, *, is_told: bool = False) -> None:
+    def __init__(self, most: int, *, has_retry_after: bool = False) -> None:
         self._rate = most / 60
         self._size = max(1.0, most / 10)
-        self._is_told = is_told
+        self._has_retry_after = has_retry_after
         self._level, self._at = self._size, 0.0
 
     @override
@@ -74,7 +74,7 @@ class BucketLimit(Upstream):
         self._level = min(self._size, self._level + (now - self._at) * self._rate)
         self._at = now
         if self._level < 1:
-            return Refusal((1 - self._level) / self._rate if self._is_told else None)
+            return Refusal((1 - self._level) / self._rate if self._has_retry_after else None)
         self._level -= 1
         return None
 

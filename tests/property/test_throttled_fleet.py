@@ -9,7 +9,7 @@ from tests.property.throttled_fleet import SCENES
 
 # Short parts of the scenes; `python -m tests.property.throttled_fleet` plays all to their ends.
 _SHORT = {
-    "window of 60 a minute, told": 300.0,
+    "window of 60 a minute, with Retry-After": 300.0,
     "bucket of 60 a minute": 400.0,
     "chance 5 %": 120.0,
 }

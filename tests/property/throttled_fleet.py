@@ -310,23 +310,23 @@ def _noon(before: int, after: int) -> Callable[[int], Upstream]:
     return lambda _: OneAfterAnother([(900.0, BucketLimit(before)), (1e9, BucketLimit(after))])
 
 
-def _outage(*, is_told: bool) -> Callable[[int], Upstream]:
+def _outage(*, has_retry_after: bool) -> Callable[[int], Upstream]:
     """Nothing is taken from the 60th to the 120th second."""
     return lambda seed: OneAfterAnother(
         [
             (60.0, ChanceRefusals(0.0, seed)),
-            (120.0, WindowLimit(0, is_told=is_told)),
+            (120.0, WindowLimit(0, has_retry_after=has_retry_after)),
             (1e9, ChanceRefusals(0.0, seed)),
         ]
     )
 
 
-def _window(most: int, *, is_told: bool) -> Callable[[int], Upstream]:
-    return lambda seed: WindowLimit(most, offset=seed * 17 % 60, is_told=is_told)
+def _window(most: int, *, has_retry_after: bool) -> Callable[[int], Upstream]:
+    return lambda seed: WindowLimit(most, offset=seed * 17 % 60, has_retry_after=has_retry_after)
 
 
-def _bucket(most: int, *, is_told: bool) -> Callable[[int], Upstream]:
-    return lambda _: BucketLimit(most, is_told=is_told)
+def _bucket(most: int, *, has_retry_after: bool) -> Callable[[int], Upstream]:
+    return lambda _: BucketLimit(most, has_retry_after=has_retry_after)
 
 
 def _at_once(most: int) -> Callable[[int], Upstream]:
@@ -343,11 +343,11 @@ def _scenes() -> dict[str, Scene]:
         seconds = 1_800.0 if most < 600 else 600.0
         # Few calls teach little.
         least, refused = (0.8, 0.05) if most > 10 else (0.65, 0.2)
-        for is_told in (False, True):
-            name = f"{most} a minute{', told' if is_told else ''}"
+        for has_retry_after in (False, True):
+            name = f"{most} a minute{', with Retry-After' if has_retry_after else ''}"
             for kind, upstream in (
-                ("window", _window(most, is_told=is_told)),
-                ("bucket", _bucket(most, is_told=is_told)),
+                ("window", _window(most, has_retry_after=has_retry_after)),
+                ("bucket", _bucket(most, has_retry_after=has_retry_after)),
             ):
                 found[f"{kind} of {name}"] = Scene(upstream, least, refused, seconds=seconds)
     for most, least in ((2, 0.65), (8, 0.7)):
@@ -357,13 +357,13 @@ def _scenes() -> dict[str, Scene]:
     )
     for percent, least in ((1, 0.95), (5, 0.9), (20, 0.8)):
         most_refused = percent / 100 * 1.3 + 0.01
-        for after, suffix in ((None, ""), (1.0, ", told 1 s")):
+        for after, suffix in ((None, ""), (1.0, ", with Retry-After")):
             found[f"chance {percent} %{suffix}"] = Scene(
                 _chance(percent, after), least, most_refused, per_second=5.0
             )
     found["chance 5 %, seldom"] = Scene(_chance(5, None), 0.9, 0.1, per_second=0.2, seconds=1_800.0)
-    for is_told, suffix in ((False, ""), (True, ", told")):
-        outage = _outage(is_told=is_told)
+    for has_retry_after, suffix in ((False, ""), (True, ", with Retry-After")):
+        outage = _outage(has_retry_after=has_retry_after)
         found[f"outage{suffix}"] = Scene(outage, 0.85, 0.02, per_second=5.0)
     found["from 600 to 60 at noon"] = Scene(_noon(600, 60), 0.8, 0.05, seconds=1_800.0)
     found["from 60 to 600 at noon"] = Scene(_noon(60, 600), 0.6, 0.05, seconds=1_800.0)

@@ -177,6 +177,14 @@ class System:
         """Shut a front down, as on SIGTERM."""
         await self._fronts[url].aclose()
 
+    def change_model(self, identifier: str, **changes: object) -> None:
+        """Change fields of a model, for the processes that start from now on."""
+        models = tuple(
+            msgspec.structs.replace(model, **changes) if model.identifier == identifier else model
+            for model in self.settings.models
+        )
+        self.settings = msgspec.structs.replace(self.settings, models=models)
+
     async def worker(self) -> PolluxWorker:
         """Start a worker and return once it claims."""
         own_stack = AsyncExitStack()

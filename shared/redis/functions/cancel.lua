@@ -7,13 +7,8 @@
 -- gets the same answer, and a later one learns that the generation had ended.
 
 local function cancel(root, ask)
-  local record = load_generation(root, ask.account, ask.id)
-  if not record then return {'unknown'} end
-  local fault = damage.find_fault(record)
-  if fault then
-    damage.set_aside(root, ask.account, ask.id, fault)
-    return {'finished', 'failed'}
-  end
+  local record, is_damaged = damage.load_sound(root, ask.account, ask.id)
+  if not record then return is_damaged and {'finished', 'failed'} or {'unknown'} end
   if is_final(record) then
     local call, effect, refunded = string.match(record.cancelled_by or '', '^(%S+) (%a+) (%d+)$')
     if call == ask.call then return {effect, effect == 'cancelled' and tonumber(refunded) or nil} end

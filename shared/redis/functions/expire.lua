@@ -5,14 +5,8 @@
 -- A reap does the same for all that are late. A worker that still runs the generation is refused from now on.
 
 local function expire(root, ask)
-  local record = load_generation(root, ask.account, ask.id)
-  if not record then return 'ended' end
-  local fault = damage.find_fault(record)
-  if fault then
-    damage.set_aside(root, ask.account, ask.id, fault)
-    return 'ended'
-  end
-  if is_final(record) then return 'ended' end
+  local record = damage.load_sound(root, ask.account, ask.id)
+  if not record or is_final(record) then return 'ended' end
   if tonumber(record.deadline) > now_ms() then return 'early' end
   local is_done, problem = pcall(end_without_worker, root, ask.account, ask.id, record, 'failed', EXPIRED, ask.keep)
   if not is_done then damage.set_aside_or_raise(root, ask.account, ask.id, problem) end

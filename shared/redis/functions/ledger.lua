@@ -55,10 +55,12 @@ local function count_usage(root, account, generation, ending, captured)
   local meter, left = ending.meter, captured
   local name = usage_key(root, account, int(math.floor(ending.now / MS_PER_DAY)))
   local key = '|' .. (generation.key or '') .. '|'
-  for _, other in ipairs(meter.others or {}) do
-    local credits = math.min(left, other.cost)
-    left = left - credits
-    add_usage(name, other.model .. key, other, credits)
+  if meter.others then
+    for _, other in ipairs(meter.others) do
+      local credits = math.min(left, other.cost)
+      left = left - credits
+      add_usage(name, other.model .. key, other, credits)
+    end
   end
   redis.call('HINCRBY', name, meter.model .. key .. 'generations', '1')
   add_usage(name, meter.model .. key, meter, left)

@@ -31,6 +31,16 @@ local function count_unfinished(root, account, lane)
   return interactive_count + batch, lane == 'batch' and batch or interactive_count
 end
 
+-- Returns a generation's record. Where it is damaged, it is set aside; then, and where there is none, returns nil and
+-- whether there was one.
+function damage.load_sound(root, account, id)
+  local record = load_generation(root, account, id)
+  local fault = record and damage.find_fault(record)
+  if not fault then return record or nil, false end
+  damage.set_aside(root, account, id, fault)
+  return nil, true
+end
+
 local function count_waiting(root, account, session)
   return redis.call('ZCARD', waiting_key(root, account, session))
 end

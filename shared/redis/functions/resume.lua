@@ -10,13 +10,8 @@ local function end_wait(root, account, id, record)
 end
 
 local function resume(root, ask)
-  local record = load_generation(root, ask.account, ask.id)
-  if not record then return 'unknown' end
-  local fault = damage.find_fault(record)
-  if fault then
-    damage.set_aside(root, ask.account, ask.id, fault)
-    return 'not_suspended'
-  end
+  local record, is_damaged = damage.load_sound(root, ask.account, ask.id)
+  if not record then return is_damaged and 'not_suspended' or 'unknown' end
   local name = member(ask.account, ask.id)
   -- The attempt may be about to suspend itself for the very decision: it then waits no longer.
   if record.worker then redis.call('HSET', generation_key(root, ask.account, ask.id), 'resumed', record.attempt) end
