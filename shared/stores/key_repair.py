@@ -23,12 +23,14 @@ from shared.stores import fleet
 from shared.wire.account import Account
 
 _NAMES_PER_CALL: Final = 200
+_BATCH_FIELDS: Final = ("state", "created", "upload_ends", "delete_at")
 # Queues, and lists of pending chores that can be done without.
 _REBUILDABLE_QUEUES: Final[frozenset[Key]] = frozenset({
     keys.LANE, keys.CLOCKS, keys.LEASES, keys.DEADLINES, keys.DEFERRED, keys.SUSPECTS,
     keys.READY, keys.UNFINISHED, keys.DAMAGED, keys.RECOUNT, keys.FILES_TO_DELETE,
-    keys.EXPIRING_FILES, keys.TURNS_TO_DELETE,
-    keys.DEAD_LETTERS, keys.UNREAD_LOGS, keys.DUE_TARGETS,
+    keys.EXPIRING_FILES, keys.TURNS_TO_DELETE, keys.DEAD_LETTERS,
+    keys.UNREAD_LOGS, keys.DUE_TARGETS,
+    keys.BATCHES, keys.OPEN_BATCHES, keys.BATCH_WORK, keys.BATCH_CHUNKS_TO_PACK,
 })  # fmt: skip
 _KEY_LISTS: Final[frozenset[Key]] = frozenset({
     keys.ACCOUNT_KEYS, keys.KEY_EXPIRIES, keys.LISTED_KEYS_COUNT,
@@ -144,6 +146,7 @@ class KeyRepair:
         restored = await self._restore()
         await self._restore_deliveries()
         repaired.left.extend(await self._list_letters())
+        repaired.left.extend(await self._list_batches())
         return repaired._replace(restored=restored)
 
     async def _rename_aside(self, root: str, key: WrongKey) -> str:
@@ -233,11 +236,42 @@ class KeyRepair:
                 else:
                     yield root, (_named_in(keys.DEAD_LETTER, root, name), died or b"0")
 
+    async def _list_batches(self) -> list[WrongKey]:
+        """Add the stored batches, and the chunks to pack, to their lists; return wrong records.
+
+        A batch that has not ended is looked at by the next chore.
+        """
+        wrong: list[WrongKey] = []
+        async for names in self._scan(keys.BATCH):
+            for root, name in names:
+                try:
+                    found = await self._redis.call("HMGET", name, *_BATCH_FIELDS)
+                except WrongTypeError:
+                    is_ = await self._redis.call("TYPE", name)
+                    wrong.append(WrongKey(name, keys.BATCH.type, is_.decode()))
+                    continue
+                await self._list_batch(root, _named_in(keys.BATCH, root, name), found)
+        async for names in self._scan(keys.BATCH_CHUNK):
+            for root, name in names:
+                if await self._redis.call("HGET", name, "left") == b"0":
+                    chunk = _named_in(keys.BATCH_CHUNK, root, name)
+                    await self._redis.call("ZADD", keys.BATCH_CHUNKS_TO_PACK(root), "NX", 0, chunk)
+        return wrong
+
+    async def _list_batch(self, root: str, name: str, found: list[bytes | None]) -> None:
+        account, _, batch = name.partition(":")
+        state, created, upload_ends, delete_at = found
+        due = upload_ends or delete_at or b"0"
+        await self._redis.call("ZADD", keys.BATCHES(root, account), "NX", created or 0, batch)
+        await self._redis.call("ZADD", keys.BATCH_WORK(root), "NX", due, name)
+        if state in {b"running", b"paused"}:
+            await self._redis.call("ZADD", keys.OPEN_BATCHES(root, account), "NX", 0, batch)
+
     async def _scan(self, family: Key) -> AsyncIterator[list[tuple[str, str]]]:
         """Yield the root and name of each key of a family, in one pass over all keys."""
         cursor: bytes | int = 0
         starts = {_start(family, root): root for root in self._partitions()}
-        pattern = family(f"{self._settings.redis.prefix}:*", "*", "*")
+        pattern = family(f"{self._settings.redis.prefix}:*", *("*" for _ in family.parts))
         while True:
             cursor, names = await self._redis.call("SCAN", cursor, "MATCH", pattern, "COUNT", 500)
             yield list(_rooted(starts, (each.decode() for each in names)))
@@ -246,7 +280,7 @@ class KeyRepair:
 
 
 def _start(family: Key, root: str) -> str:
-    return family(root, "", "")[:-1]
+    return family(root, *("" for _ in family.parts))[: 1 - len(family.parts)]
 
 
 def _rooted(starts: dict[str, str], names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -257,7 +291,7 @@ def _rooted(starts: dict[str, str], names: Iterable[str]) -> Iterator[tuple[str,
 
 
 def _named_in(family: Key, root: str, name: str) -> str:
-    """Return the `account:id` of a key's name."""
+    """Return the `account:id` of a key's name, and what follows there."""
     return name.removeprefix(_start(family, root))
 
 

@@ -14,6 +14,7 @@ from shared.stores.accounts import Accounts
 from shared.stores.key_repair import KeyRepair
 from shared.wire.account import Account
 from shared.wire.fleet import WorkerReport
+from tests.support import stored_batches
 from tests.support.redis_functions import RedisFunctions
 
 _NAMED: Final = {"account": "ann", "lane": "interactive"}
@@ -205,3 +206,40 @@ async def test_check_names_what_is_wrong_and_changes_nothing(
         }
     assert await queue.redis.call("GET", name) == b"theirs"
     await queue.redis.call("UNLINK", name)
+
+
+_BATCH_LISTS: Final = (
+    keys.BATCHES,
+    keys.OPEN_BATCHES,
+    keys.BATCH_WORK,
+    keys.BATCH_CHUNKS_TO_PACK,
+)
+
+
+@pytest.mark.parametrize("key", _BATCH_LISTS, ids=lambda key: key.pattern)
+async def test_lists_of_batches_are_rebuilt_from_their_records(
+    queue: RedisFunctions, key_repair: KeyRepair, key: keys.Key
+) -> None:
+    batch = await stored_batches.store(queue.redis, queue.root, [stored_batches.items(1)])
+    await queue.redis.call("HSET", keys.BATCH_CHUNK(queue.root, "ann", batch, 0), "left", 0)
+    await key_repair.repair()
+    name = key(queue.root, *(_NAMED[part] for part in key.parts))
+    listed = await queue.redis.call("ZRANGE", name, 0, -1)
+    assert len(listed) == 1
+    assert batch.encode() in listed[0]
+    await _overwrite(queue, name)
+    [(_, [found])] = (await key_repair.find_wrong_keys()).items()
+    assert found.name == name
+    repaired = await key_repair.repair()
+    assert [wrong.name for wrong in repaired.set_aside.values()] == [name]
+    assert await queue.redis.call("ZRANGE", name, 0, -1) == listed
+    assert await key_repair.find_wrong_keys() == {}
+
+
+async def test_a_batch_of_another_type_is_reported(
+    queue: RedisFunctions, key_repair: KeyRepair
+) -> None:
+    await queue.redis.call("SET", keys.BATCH(queue.root, "ann", "b" * 23), "theirs")
+    left = (await key_repair.repair()).left
+    assert [(wrong.expected, wrong.found) for wrong in left] == [("hash", "string")]
+    await queue.redis.call("DEL", keys.BATCH(queue.root, "ann", "b" * 23))
