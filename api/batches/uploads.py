@@ -47,8 +47,8 @@ from shared.wire.batch import BatchState
 _SLICE_SECONDS: Final = 0.001
 _RETRY_SECONDS: Final = 5
 _UNDER_WAY_SECONDS_MAX: Final = 10
-# A longer line is made into an item in another thread.
-_LONG_LINE_BYTES: Final = 65_536
+# A longer line is made into an item in another thread: one full of escapes takes a millisecond.
+_LONG_LINE_BYTES: Final = 16_384
 # What is stored of a body that is not compressed, at least: texts shrink to a third.
 _STORED_SHARE: Final = 3
 

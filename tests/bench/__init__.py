@@ -9,6 +9,7 @@ backlog            Accept and claim at a backlog of a million, compared with a t
 bare_front         Program: bare uvicorn with one Redis call a request, the baseline of `front`
 batch_download     Cost of the download of a batch's results: speed, memory, and everybody else
 batch_engine       Items a second of a batch beside the engine's own rate, and bytes of an item
+batch_keys         Many uploads at once with each of many Idempotency-Keys
 batch_stop         From the cancel of a million items to the last one's end; their deletion
 batch_upload       Cost of the upload of a batch: speed, memory, Redis bytes, and everybody else
 bounds             Every bound that a figure is held to, with its reason

@@ -9,6 +9,7 @@ from tests.bench import (
     backlog,
     batch_download,
     batch_engine,
+    batch_keys,
     batch_stop,
     batch_upload,
     cancel,
@@ -64,6 +65,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "batch_download": batch_download.measure,
     "batch_stop": batch_stop.measure,
     "batch_upload": batch_upload.measure,
+    "batch_keys": batch_keys.measure,
 }
 
 

@@ -200,7 +200,12 @@ def _settings(
 ) -> Settings:
     return Settings(
         redis=RedisSettings(url=server.url),
-        api=ApiSettings(reads_per_minute=_PLENTY, waits_per_account=_PLENTY),
+        api=ApiSettings(
+            reads_per_minute=_PLENTY,
+            waits_per_account=_PLENTY,
+            uploads_max=_PLENTY,
+            uploads_per_account=_PLENTY,
+        ),
         worker=WorkerSettings(concurrency=concurrency),
         limits=LimitSettings(
             enterprise=Tier(

@@ -6,6 +6,7 @@ from tests.bench import (
     adapters,
     backlog,
     batch_download,
+    batch_keys,
     batch_stop,
     batch_upload,
     cancel,
@@ -148,3 +149,8 @@ async def test_batch_upload(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_batch_stop() -> None:
     _check(await batch_stop.measure(count=300, workers=0), 6)
+
+
+async def test_batch_keys() -> None:
+    [figure] = await batch_keys.measure(keys=3, copies=8)
+    assert figure.is_met, figure
