@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 from tests.bench import bounds, figures, other_tenant, process_usage, system_rig
 from tests.bench.figures import Figure
 from tests.bench.system_rig import Rig
-from tests.support import waiting
 
 PROMPTS: Final = 1_000_000
 PAIRS: Final = 9
@@ -27,9 +26,6 @@ _PART_BYTES: Final = 1 << 20
 # A document may have 32 MiB.
 _DOCUMENT_PROMPTS_MAX: Final = 280_000
 _MIB: Final = 2**20
-# Shorter calls of Redis are not looked at.
-_SLOW_US: Final = 500
-_DELETION_SECONDS: Final = 60.0
 
 
 class _Sent(NamedTuple):
@@ -56,7 +52,6 @@ async def measure(prompts: int = PROMPTS, pairs: int = PAIRS) -> list[Figure]:
             system, "a document", {"content-type": "application/json"}, document, count
         )
         found.append(_waiting_bytes(stored, lines, prompts))
-        found += await _deletion(system)
         request = _request(system, {}, lines)
         found.append(
             await other_tenant.beside(
@@ -113,42 +108,6 @@ def _waiting_bytes(stored: int, lines: bytes, prompts: int) -> Figure:
         f"<= {bounds.WAITING_BYTES}",
         each <= bounds.WAITING_BYTES,
     )
-
-
-async def _deletion(system: Rig) -> list[Figure]:
-    """Delete the largest batch, which is cancelled first; time the answer and the Redis calls."""
-    await system.redis.call("CONFIG", "SET", "slowlog-log-slower-than", _SLOW_US)
-    await system.redis.call("SLOWLOG", "RESET")
-    async with system.customer() as customer:
-        listed = (await customer.get("/api/v1/batches")).json()["batches"]
-        batch = max(listed, key=lambda each: int(each["total"]))
-        began = time.perf_counter()
-        (await customer.delete(batch["poll_url"])).raise_for_status()
-        answered = time.perf_counter() - began
-    pattern = f"{system.root}batch*{batch['batch_id']}*"
-
-    async def is_gone() -> bool:
-        cursor: bytes | int = 0
-        while True:
-            cursor, names = await system.redis.call(
-                "SCAN", cursor, "MATCH", pattern, "COUNT", 1_000
-            )
-            if names or int(cursor) == 0:
-                return not names
-
-    await waiting.until(is_gone, _DELETION_SECONDS, what="the deletion")
-    gone = time.perf_counter() - began
-    slow = [int(entry[2]) for entry in await system.redis.call("SLOWLOG", "GET", 128)]
-    longest = max(slow, default=_SLOW_US) / 1_000
-    return [
-        Figure(
-            "deletion of a batch: longest Redis call",
-            f"{longest:.1f} ms",
-            f"{batch['total']:,} items, answered in {answered:.2f} s, gone in {gone:.1f} s",
-            f"<= {bounds.DELETION_CALL_MS} ms",
-            longest <= bounds.DELETION_CALL_MS,
-        )
-    ]
 
 
 async def _used_bytes(system: Rig) -> int:

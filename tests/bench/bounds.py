@@ -135,8 +135,6 @@ BATCH_ITEM_BYTES: Final = 100
 UPLOADED_LINES: Final = 8_000
 # Lines, chunks and names are in memory one at a time, whatever the size of the file.
 UPLOAD_MIB: Final = 64
-# A call that deletes chunks holds up nobody else's.
-DELETION_CALL_MS: Final = 5
 # Beside the compressed text of a waiting item.
 WAITING_BYTES: Final = 100
 # Persons do not notice that somebody uploads.

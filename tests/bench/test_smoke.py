@@ -142,7 +142,7 @@ async def test_batch_download(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_batch_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(other_tenant, "PAIR_SECONDS", 0.1)
     found = await batch_upload.measure(prompts=2_000, pairs=1)
-    _check(found, 9)
+    _check(found, 8)
     # The memory, which does not depend on the machine.
     assert [figure.is_met for figure in found[1:6:2]] == [True] * 3
 
