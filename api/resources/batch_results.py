@@ -138,7 +138,8 @@ class _Download:
             found = await reader.read(self._ref, batch, chunk)
             ended = list(_ended(found.results, is_partial=self._wanted.is_partial))
             yield [_Item(each, None) for each in ended if each.line > after]
-            if len(ended) < len(found.results) and not self._wanted.is_partial:
+            is_beyond = found.first >= batch.position and batches.cut_off_state(batch) is None
+            if is_beyond or (len(ended) < len(found.results) and not self._wanted.is_partial):
                 return
             chunk += 1
             batch = await self._refreshed()

@@ -113,6 +113,25 @@ async def test_input_order_ends_at_the_first_that_has_not_ended(
     assert await numbers(api, id_, partial="true") == [1, 2, 3, 5]
 
 
+async def test_chunks_that_have_not_begun_are_not_read(
+    api: ApiClient, batch: StoredBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await batch.add([answered(1, "a"), None])
+    for number in range(3, 20):
+        await batch.add([waiting(number)])
+    id_ = await batch.write(position=2)
+    chunks: list[int] = []
+    read = BatchResults.read
+
+    async def noted(reader: BatchResults, ref: BatchRef, of: Batch, chunk: int) -> object:
+        chunks.append(chunk)
+        return await read(reader, ref, of, chunk)
+
+    monkeypatch.setattr(BatchResults, "read", noted)
+    assert await numbers(api, id_, partial="true") == [1]
+    assert chunks == [0, 1]
+
+
 async def test_lines_count_the_lines_of_the_file_and_not_the_items(
     api: ApiClient, batch: StoredBatch
 ) -> None:
