@@ -25,7 +25,8 @@ RATE_BYTES: Final = 30 * 1_024
 class BodyStream:
     """The body of one request, of at most `bytes_max` bytes when it is unpacked.
 
-    `hash_prefix` is what the hash covers beside the body.
+    `length` is its Content-Length, 0 where it has none; `hash_prefix` is what the hash covers
+    beside the body.
     """
 
     def __init__(
@@ -33,12 +34,15 @@ class BodyStream:
         request: Request,
         clock: Clock,
         *,
+        length: int,
         bytes_max: int,
         is_gzip: bool,
         hash_prefix: bytes,
     ) -> None:
         self._request = request
         self._clock = clock
+        self._length = length
+        self._loaded: list[bytes] | None = None
         self._bytes_max = bytes_max
         self._unpacker = GzipUnpacker() if is_gzip else None
         self._hash = hashlib.sha256(hash_prefix)
@@ -51,6 +55,14 @@ class BodyStream:
         """The hash of what has arrived."""
         return self._hash.hexdigest()[:32]
 
+    async def load_short(self) -> None:
+        """Read a short body whole: a refusal then leaves nothing of it to be sent.
+
+        Raises as `blocks`.
+        """
+        if 0 < self._length <= BLOCK_BYTES:
+            self._loaded = [part async for part in self._parts()]
+
     async def blocks(self) -> AsyncIterator[bytes]:
         """Yield the body, unpacked.
 
@@ -60,7 +72,7 @@ class BodyStream:
             UnavailableError: The process ends.
 
         """
-        async for part in self._parts():
+        async for part in self._source():
             if self._unpacker is None:
                 for first in range(0, len(part), BLOCK_BYTES):
                     yield self._note(part[first : first + BLOCK_BYTES])
@@ -78,6 +90,14 @@ class BodyStream:
             )
         self._hash.update(block)
         return block
+
+    async def _source(self) -> AsyncIterator[bytes]:
+        if self._loaded is None:
+            async for part in self._parts():
+                yield part
+            return
+        for part in self._loaded:
+            yield part
 
     async def _parts(self) -> AsyncIterator[bytes]:
         """Yield what arrives, as long as enough of it does."""

@@ -102,6 +102,7 @@ class Uploads:
 
         """
         with self._place(head.caller):
+            await body.load_short()
             known, opened = await self._begin(head, terms, reader)
             if opened is None:
                 async for _ in body.blocks():

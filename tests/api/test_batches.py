@@ -388,6 +388,8 @@ async def test_a_second_upload_with_a_key_waits_for_the_first(
     refusal = await _send(second, line + line, keyed)
     refused(refusal, 409, "UPLOAD_UNDER_WAY")
     assert 1 <= int(refusal.headers["retry-after"]) <= 10
+    # A short body has arrived by then, so the connection stays.
+    assert refusal.headers.get("connection") != "close"
     until.set()
     made = body(await first)
     assert body(await _send(second, line + line, keyed)) == made

@@ -53,6 +53,7 @@ async def create(context: RequestContext) -> Response:
     body = BodyStream(
         context.request,
         context.state.clock,
+        length=length,
         bytes_max=bytes_max,
         is_gzip=is_gzip,
         hash_prefix=_hash_prefix(context.route, asked),
