@@ -21,15 +21,15 @@ local function find_first(root, ask, now)
 end
 
 local function find_quota(root, ask)
-  local sum_0, sum_1, batches, uploads = unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'stored_0',
-    'stored_1', 'stored_batches', 'batch_uploads'))
+  local sum_0, sum_1, batch_bytes, uploads = unpack(redis.call('HMGET', account_totals_key(root, ask.account),
+    'stored_0', 'stored_1', 'stored_batches', 'batch_uploads'))
   local open = redis.call('ZCARD', open_batches_key(root, ask.account)) + (uploads or 0)
   if open >= ask.open_max then return 'open_batches', open end
-  return storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, batches, nil, ask.bytes_min or 0,
+  return storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, batch_bytes, nil, ask.bytes_min or 0,
     ask.stored_bytes_max)
 end
 
-local function write_record(root, ask, record, now)
+local function write_record(ask, record, now)
   local fields = {'state', 'validating', 'created', int(now), 'upload_ends', int(now + ask.upload_ms), 'key', ask.key}
   local function add(name, value) if value then table.insert(fields, name) table.insert(fields, value) end end
   add('idempotency', ask.idempotency)
@@ -55,7 +55,7 @@ local function begin_batch(root, ask)
   redis.call('ZADD', batch_work_key(root), int(now + ask.upload_ms), member(account, ask.batch))
   redis.call('ZADD', batches_key(root, account), int(now), ask.batch)
   redis.call('HINCRBY', account_totals_key(root, account), 'batch_uploads', '1')
-  write_record(root, ask, record, now)
+  write_record(ask, record, now)
   if ask.idempotency then
     local receipt = idempotency_key(root, account, ask.idempotency)
     redis.call('DEL', receipt)

@@ -21,9 +21,9 @@ local function create_session(root, ask)
   if not is_within_limit then return {'limited', rate} end
   local now, metadata = now_ms(), ask.metadata and cmsgpack.pack(ask.metadata)
   local bytes = #ask.name + #(ask.companion or '') + #(metadata or '')
-  local sum_0, sum_1, batches, side, counted_at = unpack(redis.call('HMGET', account_totals_key(root, ask.account),
+  local sum_0, sum_1, batch_bytes, side, counted_at = unpack(redis.call('HMGET', account_totals_key(root, ask.account),
     'stored_0', 'stored_1', 'stored_batches', 'stored_side', 'counted_at'))
-  local quota, used = storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, batches, ask.sessions_max, bytes,
+  local quota, used = storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, batch_bytes, ask.sessions_max, bytes,
     ask.stored_bytes_max)
   local recount_ms = quota and storage.RECOUNT_REFUSED_MS or storage.RECOUNT_MS
   storage.schedule_recount(root, ask.account, counted_at, recount_ms, now)

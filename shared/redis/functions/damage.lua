@@ -65,7 +65,7 @@ local function fractions(record)
 end
 
 -- Returns whether a record is sound, at the least cost: nearly all are, and every claim asks.
-local function is_sound(record)
+local function has_sound_fields(record)
   local has_numbers, sum = pcall(fractions, record)
   return has_numbers and sum == 0 and (record.session or '') ~= '' and (record.model or '') ~= ''
 end
@@ -79,7 +79,7 @@ function damage.find_fault(record)
   if record.lane ~= 'interactive' and record.lane ~= 'batch' then return 'lane' end
   if record.kept and not rounds.parse(record.kept) then return 'kept' end
   if record.suspended and not string.match(record.suspended, '^%d+ %d+$') then return 'suspended' end
-  if is_sound(record) then return nil end
+  if has_sound_fields(record) then return nil end
   for _, field in ipairs(damage.TEXT_FIELDS) do
     if not record[field] or record[field] == '' then return field end
   end

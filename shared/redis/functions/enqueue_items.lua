@@ -12,7 +12,7 @@
 -- waits for these, since their ends may give credits back.
 
 -- Returns why an item cannot enter now, or nil.
-local function find_obstacle(ask, record, entry, room, balance)
+local function find_obstacle(record, entry, room, balance)
   if room <= 0 then return 'window' end
   if entry.hold > balance then return 'credits' end
   if record.max_credits and record.used + record.held + entry.hold > record.max_credits then return 'max_credits' end
@@ -23,7 +23,7 @@ local function count_takeable(ask, record, room, balance)
   local queued, held = 0, record.held
   for i, entry in ipairs(ask.entries) do
     if not entry.fault then
-      local obstacle = find_obstacle(ask, record, entry, room, balance)
+      local obstacle = find_obstacle(record, entry, room, balance)
       if obstacle then
         record.held = held
         return i - 1, queued, obstacle

@@ -23,10 +23,10 @@ local function find_refusal(root, ask, letter, session)
   if count_unfinished(root, ask.account) >= ask.unfinished_max then return {'crowded'} end
   if has_session and count_waiting(root, ask.account, letter.session) >= ask.waiting_max then return {'waiting'} end
   if redis.call('ZCARD', deadlines_key(root)) >= ask.total_max then return {'full'} end
-  local balance, sum_0, sum_1, batches = unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'balance',
-    'stored_0', 'stored_1', 'stored_batches'))
+  local balance, sum_0, sum_1, batch_bytes = unpack(redis.call('HMGET', account_totals_key(root, ask.account),
+    'balance', 'stored_0', 'stored_1', 'stored_batches'))
   local bytes = #letter.message
-  if storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, batches, nil, bytes, ask.stored_bytes_max) then
+  if storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, batch_bytes, nil, bytes, ask.stored_bytes_max) then
     return {'quota'}
   end
   balance = tonumber(balance) or 0

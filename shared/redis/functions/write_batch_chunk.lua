@@ -7,9 +7,9 @@
 
 -- Counts the chunk's bytes. Returns how much is stored where they would exceed the quota.
 local function find_exceeded(root, ask)
-  local sum_0, sum_1, batches = unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'stored_0',
+  local sum_0, sum_1, batch_bytes = unpack(redis.call('HMGET', account_totals_key(root, ask.account), 'stored_0',
     'stored_1', 'stored_batches'))
-  local _, used = storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, batches, nil, #ask.blob,
+  local _, used = storage.find_exceeded_quota(root, ask.account, sum_0, sum_1, batch_bytes, nil, #ask.blob,
     ask.stored_bytes_max)
   return used
 end
