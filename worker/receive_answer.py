@@ -32,6 +32,7 @@ from worker.providers.contract import (
     ReportedUsage,
     Text,
 )
+from worker.providers.failures import CONTENT_POLICY
 from worker.resilience.circuit_breaker import UpstreamCall
 from worker.run import Run
 
@@ -55,7 +56,7 @@ _EMPTY: Final = Failure(
     retryable=True,
 )
 _FILTERED: Final = Failure(
-    message="The provider's content policy forbids the answer.",
+    message=CONTENT_POLICY,
     category="content_policy",
     code="CONTENT_POLICY",
 )

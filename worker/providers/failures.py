@@ -37,6 +37,7 @@ _BY_EXCEPTION: Final[tuple[tuple[tuple[type[Exception], ...], Classification], .
     ((PageError,), ("provider_error", "NOT_AN_ANSWER", "never")),
     ((msgspec.MsgspecError, RecursionError), ("provider_error", "MALFORMED_STREAM", "backoff")),
 )
+CONTENT_POLICY: Final = "The provider's content policy forbids the answer."
 _BY_CATEGORY: Final[dict[str, str]] = {
     "rate_limit": "The provider limits how often it may be asked.",
     "overloaded": "The provider is overloaded.",
@@ -44,7 +45,7 @@ _BY_CATEGORY: Final[dict[str, str]] = {
     "timeout": "The provider did not answer in time.",
     "invalid_request": "The provider refused the request.",
     "provider_error": "The provider failed.",
-    "content_policy": "The provider's content policy forbids the answer.",
+    "content_policy": CONTENT_POLICY,
 }
 _BY_CODE: Final[dict[str, str]] = {
     "STREAM_CUT": "The provider's answer broke off.",
