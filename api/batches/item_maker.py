@@ -73,12 +73,13 @@ class ItemMaker:
         asked = line.asked
         if not self._names.take(line.custom_id, number):
             return _item(line.custom_id, number, fault=_taken(line.custom_id))
-        if isinstance(asked, Intent):
-            try:
-                return self._priced(line.custom_id, number, asked)
-            except RequestError as error:
-                asked = error
-        return _item(line.custom_id, number, fault=_sentence(asked))
+        if isinstance(asked, RequestError):
+            return _item(line.custom_id, number, fault=_sentence(asked))
+        try:
+            return self._priced(line.custom_id, number, asked)
+        except RequestError as error:
+            # Kept in a local, the error would keep this frame, and so the line, for long.
+            return _item(line.custom_id, number, fault=_sentence(error))
 
     def _fault(self, name: str | None, number: int, sentence: str) -> BatchItem:
         self._names.take(name, number)

@@ -1,6 +1,7 @@
 """A batch over HTTP, from its body to what is stored: lines, JSON, gzip, and what is refused."""
 
 import asyncio
+import gc
 import gzip
 import json
 import secrets
@@ -11,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from shared.errors import RequestError
 from shared.redis import keys
 from shared.wire import submission as submissions
 from shared.wire.batch import BatchItem, unpack_items
@@ -176,6 +178,18 @@ async def test_a_line_that_is_too_long_is_not_kept(system: System) -> None:
     assert [error["line"] for error in made["errors"]] == [1, 3]
     assert "longer than a message may be" in made["errors"][0]["error"]
     assert (await _items(system, made["batch_id"], "two"))[1].content == "a"
+
+
+async def test_a_line_that_no_model_takes_is_freed_at_once(api: ApiClient) -> None:
+    content = _jsonl({"message": "x" * 8_000, "model": "beta"}) * 30
+    gc.collect()
+    gc.disable()
+    try:
+        assert body(await _send(api, content))["invalid"] == 30
+        errors = sum(isinstance(each, RequestError) for each in gc.get_objects())
+    finally:
+        gc.enable()
+    assert errors < 10
 
 
 async def test_options_of_the_batch_are_those_of_lines_without(
