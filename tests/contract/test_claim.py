@@ -9,7 +9,7 @@ from shared.redis import functions, keys
 from shared.redis.functions import Claimed
 from shared.wire import submission
 from shared.wire.message import decode_user
-from shared.wire.submission import Lane
+from shared.wire.submission import LANE_WAKEUP_WIRE, LANES, WIRE, WIRE_WAKEUP, Lane
 from tests.support.redis_functions import KEEP, RedisFunctions, Ticket
 from tests.support.waiting import until
 
@@ -323,6 +323,22 @@ async def test_claim_that_leaves_nothing_ready_deletes_the_wakeups(queue: RedisF
     assert await _rings(queue) == 3
     await queue.claim(1)
     assert await _rings(queue) == 0
+
+
+async def test_claim_of_nothing_deletes_the_wakeups_of_every_wire_that_it_reads(
+    queue: RedisFunctions,
+) -> None:
+    newer = [
+        keys.WAKEUP_FOR(queue.root, lane, f"{WIRE_WAKEUP}{wire}")
+        for lane in LANES
+        for wire in range(LANE_WAKEUP_WIRE + 1, WIRE + 2)
+    ]
+    lists = [*(keys.WAKEUP(queue.root, lane) for lane in LANES), *newer]
+    for name in lists:
+        await queue.redis.call("LPUSH", name, "1")
+    assert await queue.claim(wire=WIRE) == []
+    unreadable = [name for name in newer if name.endswith(str(WIRE + 1))]
+    assert [name for name in lists if await queue.redis.call("EXISTS", name)] == unreadable
 
 
 async def test_newer_submissions_keep_their_wakeups_until_a_worker_can_read_them(
