@@ -27,8 +27,8 @@
 -- wires is left to a claim that took such a turn, or none.
 
 local BATCH_EVERY, ATTEMPTS_STREAMED = 20, 64
--- How many accounts of a lane, accounts of a queue of parked turns, and suspects one call tries.
-local ACCOUNTS_TRIED, PARKED_TRIED, SUSPECTS_TRIED = 64, 64, 32
+-- How many accounts of a lane, or of a queue of parked turns, and how many suspects one call tries.
+local ACCOUNTS_TRIED, SUSPECTS_TRIED = 64, 32
 -- Expired turns that a claim meets are ended on the way, at most so many in one call: the server serves nobody
 -- meanwhile.
 local ENDED_MAX = 64
@@ -78,8 +78,9 @@ end
 -- The account, generation and lane that are being handled: if that fails, they may be damaged.
 local current_account, current_id, current_lane
 
--- The lanes that the last try to take a turn found empty.
-local empty_lanes
+-- The suspects in the worker, during this call: {held, suspects_max, is_stormy}; and the lanes that the last try to
+-- take a turn found empty (`empty_lanes`).
+local group
 
 -- Returns the oldest ready turn of the account with the least virtual time. If this worker cannot read its wire, the
 -- turn waits for a worker that can, and the next account is tried. Returns false at the lane's end, nil where more
@@ -88,7 +89,7 @@ local function find_ready_from(root, lane, wire, first)
   for rank = first, first + ACCOUNTS_TRIED - 1 do
     local account, time = unpack(redis.call('ZRANGE', lane_key(root, lane), int(rank), int(rank), 'WITHSCORES'))
     if not account then
-      empty_lanes[lane] = rank == 0
+      group.empty_lanes[lane] = rank == 0
       return false
     end
     current_account, current_id, current_lane = account, nil, lane
@@ -164,9 +165,6 @@ local function find_open_queues(root, ask)
   return parked_queues
 end
 
--- The suspects in the worker, during this call: {held, suspects_max, is_stormy}.
-local group
-
 -- Returns whether this worker may run a parked turn now. Others stay parked, or they would be taken out and parked
 -- again each time.
 local function can_run(ask, record)
@@ -186,7 +184,7 @@ local function load_next(root, parked_queue, ask)
   parked_queue.is_loaded, parked_queue.id = true, nil
   local clock = tonumber(redis.call('HGET', clocks_key(root), parked_queue.lane) or 0)
   local parked = parked_key(root, parked_queue.lane, parked_queue.resource)
-  local accounts = redis.call('ZRANGE', parked, 0, PARKED_TRIED - 1, 'WITHSCORES')
+  local accounts = redis.call('ZRANGE', parked, 0, ACCOUNTS_TRIED - 1, 'WITHSCORES')
   for i = 1, #accounts, 2 do
     local account = accounts[i]
     -- A damaged turn is found by the reap that brings it back: everything parked is in `deferred`, too.
@@ -355,14 +353,15 @@ local function set_aside_failed(root, problem)
 end
 
 local function take_next(root, order, ask, parked_queues, now)
-  current_account, current_id, current_lane, empty_lanes = nil, nil, nil, {}
+  current_account, current_id, current_lane = nil, nil, nil
+  group.empty_lanes = {}
   local is_done, lane, taken = pcall(take_from, root, order, ask, parked_queues, now)
   if is_done then return lane, taken end
   set_aside_failed(root, lane)
   return current_lane, nil
 end
 
-local INTERACTIVE_FIRST, INTERACTIVE_ONLY, BATCH_FIRST = LANES, {'interactive'}, {'batch', 'interactive'}
+local INTERACTIVE_ONLY, BATCH_FIRST = {'interactive'}, {'batch', 'interactive'}
 
 -- Returns how many claims were made since the last batch while one waited; nil when none waits.
 local function claims_since_batch(root, ask, parked_queues)
@@ -373,11 +372,11 @@ end
 
 -- The keys of a lane's wakeups, by wire; that of plain turns stands at LANE_WAKEUP_WIRE. They are made once, since
 -- making them takes a sixth of a claim that finds nothing.
-local lane_wakeups = {}
-local function wakeups_of(root, lane, wire_max)
-  local name = root .. lane
-  local wakeups = lane_wakeups[name] or {[LANE_WAKEUP_WIRE] = wakeup_key(root, lane)}
-  lane_wakeups[name] = wakeups
+local known_wakeups = {}
+function known_wakeups.of(root, lane, wire_max)
+  local plain = wakeup_key(root, lane)
+  local wakeups = known_wakeups[plain] or {[LANE_WAKEUP_WIRE] = plain}
+  known_wakeups[plain] = wakeups
   for wire = LANE_WAKEUP_WIRE + 1, wire_max do
     wakeups[wire] = wakeups[wire] or wakeup_for_key(root, lane, WIRE_WAKEUP .. wire)
   end
@@ -393,7 +392,7 @@ local function clear_wakeups(root, ask, parked_queues, batch, has_suspects_left,
     if not known_empty[lane] and is_ready(root, lane) then
       is_more = is_more or can_take_lane
     elseif not has_suspects_left then
-      local wakeups = wakeups_of(root, lane, wire_max)
+      local wakeups = known_wakeups.of(root, lane, wire_max)
       for wire = LANE_WAKEUP_WIRE, wire_max do wakeup_keys[#wakeup_keys + 1] = wakeups[wire] end
     end
     is_more = is_more or can_take_lane and parked_queues[1] and first_parked_queue(root, lane, ask, parked_queues)
@@ -415,13 +414,13 @@ local function claim(root, ask)
   local suspects = is_plain and NONE or redis.call('ZRANGE', suspects_key(root), 0, SUSPECTS_TRIED - 1)
   group = {
     held = ask.suspects or 0, suspects_max = ask.suspects_max or math.huge,
-    is_stormy = #suspects > 0 and is_storm(root, now), has_newer_wire = false,
+    is_stormy = #suspects > 0 and is_storm(root, now), has_newer_wire = false, empty_lanes = NONE,
   }
   local batch = take_suspects(root, suspects, ask, claimed, now)
   local since_batch_before = claims_since_batch(root, ask, parked_queues)
   local since_batch, known_empty = since_batch_before, {}
   while #claimed < ask.count and ended < ENDED_MAX do
-    local order = INTERACTIVE_FIRST
+    local order = LANES
     if batch <= 0 or not since_batch_before then -- no batch waits, or none may be taken
       order = INTERACTIVE_ONLY
     elseif since_batch and since_batch >= BATCH_EVERY - 1 then
@@ -429,7 +428,7 @@ local function claim(root, ask)
     end
     local lane, taken = take_next(root, order, ask, parked_queues, now)
     if not lane then
-      known_empty = empty_lanes
+      known_empty = group.empty_lanes
       break
     end
     if taken then
