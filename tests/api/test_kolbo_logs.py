@@ -59,7 +59,7 @@ async def _send_refused(api: ApiClient, receipt: Json) -> None:
         {"message": f"{CANARY}", "session_id": f"{CANARY}-session"},
         {"message": f"{CANARY}", f"{CANARY}-field": 1},
         {"message": f"{CANARY}", "priority": f"{CANARY}-lane"},
-        {"message": f"{CANARY}", "webhook_url": f"https://{CANARY}.example"},
+        {"message": f"{CANARY}", "webhook_url": f"ftp://{CANARY}.example"},
     ):
         assert (await api.post("/api/v1/chat", json=asked)).status_code in {400, 404}
     await api.post("/api/v1/chat", content=f'{{"message":"{CANARY}'.encode())

@@ -8,19 +8,28 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from tests.generated import conversation
 from tests.generated.conversation import Program
 
 PACKAGE: Final = "pollux_client"
 _PROGRAM: Final = Path(__file__).parent / "programs" / "chat.py"
-# Without the formatters: nobody reads the files.
-_CONFIGURATION: Final = f'{{"package_name_override": "{PACKAGE}", "post_hooks": []}}'
+# What api/README.md tells callers to configure, without the formatters: nobody reads the files.
+_CONFIGURATION: Final = {
+    "package_name_override": PACKAGE,
+    "post_hooks": [],
+    "content_type_overrides": {
+        "application/jsonl": "application/json",
+        "application/x-ndjson": "text/plain",
+    },
+}
 
 
 async def generate(document: bytes, folder: Path) -> Path:
     """Generate a client of a document in a folder and return its package."""
     (folder / "openapi.json").write_bytes(document)
-    (folder / "configuration.json").write_text(_CONFIGURATION)
+    (folder / "configuration.json").write_bytes(msgspec.json.encode(_CONFIGURATION))
     package = folder / PACKAGE
     await conversation.run([
         *(sys.executable, "-m", "openapi_python_client", "generate"),
