@@ -1,7 +1,7 @@
 """Lists the child processes of a process.
 
 Reads /proc where it exists, else runs `ps`. A killed process that has not been reaped yet (state Z)
-counts as ended.
+counts as ended, and so does one that has lost its command line: it is about to.
 """
 
 import subprocess
@@ -42,7 +42,7 @@ def _from_proc() -> list[Member]:
             command = (folder / "cmdline").read_text().replace("\0", " ").strip()
         except OSError:
             continue
-        if state != "Z":
+        if state != "Z" and command:
             found.append(Member(int(folder.name), int(parent), int(group), command))
     return found
 
