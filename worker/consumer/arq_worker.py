@@ -11,6 +11,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -400,8 +401,10 @@ class PolluxWorker(Worker):
             await self._poll_iteration()
         except chore_queue.QUEUE_ERRORS as error:
             if self._pool is not None:
-                # Its connections may lead to a server that is no longer the master.
-                await self._pool.connection_pool.disconnect(inuse_connections=False)
+                # Its connections may lead to a server that is no longer the master. One that cannot
+                # be closed in time is part of the same outage.
+                with suppress(*chore_queue.QUEUE_ERRORS):
+                    await self._pool.connection_pool.disconnect(inuse_connections=False)
             raise UnavailableError(str(error)) from None
 
     def _note_listener(self) -> None:
