@@ -147,14 +147,17 @@ class _Download:
     async def _by_finishing(self, batch: Batch) -> AsyncGenerator[list[_Item], None]:
         """Yield items in the order in which they ended; what a stop cut off comes last."""
         after, (count, most) = self._wanted.after, _LOOKED_UP
-        while indexes := await batches.ended_after(self._state.redis, self._ref, after, count):
+        while True:
+            # Read before the order: where the batch has ended, the order that follows is whole.
             batch = await self._refreshed()
+            indexes = await batches.ended_after(self._state.redis, self._ref, after, count)
+            if not indexes:
+                break
             items = await self._looked_up(batch, after, indexes)
             yield items
             after += len(indexes)
             size = sum(len(each.result.answer) for each in items) // len(indexes)
             count = min(most, max(1, _LOOKED_UP_BYTES // max(1, size)))
-        batch = await self._refreshed()
         if batch.finished is None or batches.cut_off_state(batch) is None:
             return
         # They have no number of their own, and follow in input order.

@@ -14,10 +14,10 @@ from shared.redis import functions
 from shared.redis.functions import (
     BatchConflict,
     DeleteBatchAsk,
-    OpenBatchesMax,
     PauseBatchAsk,
     ResumeBatchAsk,
     RetryBatchAsk,
+    RetryQuotaReached,
     StopBatchAsk,
 )
 from shared.stores import batches, idempotency_records
@@ -87,11 +87,15 @@ async def retry(context: RequestContext) -> Batch:
     limit = context.state.settings.limits.of(context.caller.account.tier).open_batches_max
     ask = RetryBatchAsk(account=ref.account, batch=ref.id, open_max=limit)
     changed = await functions.retry_batch(context.state.redis, ref.root, ask)
-    if isinstance(changed, OpenBatchesMax):
+    if isinstance(changed, RetryQuotaReached):
+        is_open = changed.quota == "open_batches"
+        problem = (
+            "The account has {:,} batches that have not ended" if is_open else "It ran {:,} times"
+        )
         raise RefusedError(
-            f"The account has {changed.open:,} batches that have not ended; {limit:,} are allowed.",
+            f"{problem.format(changed.used)}; no more are allowed.",
             Code.QUOTA_EXCEEDED,
-            details={"quota": "open_batches", "used": changed.open, "limit": limit},
+            details={"quota": changed.quota, "used": changed.used, "limit": changed.used},
         )
     _check_changed(changed)
     context.state.batch_tasks.begin_feed(ref.root, ref.account)

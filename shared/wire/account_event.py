@@ -40,7 +40,7 @@ class AccountEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event. `id` is its place in the log, too; `created` is in ms.
 
     `actor` is the id of the API key that asked for what ended, or None. `more` depends on the type:
-    `webhook_url` is where the request itself wanted to be told.
+    `webhook_url` is the one that the request itself named, if it did.
     """
 
     id: str

@@ -17,6 +17,8 @@ from api.resources import batch_results
 from shared.errors import Failure, UnavailableError
 from shared.media.files import ROOT
 from shared.redis import keys
+from shared.redis.client import Redis
+from shared.stores import batches
 from shared.stores.batches import BatchRef, BatchResults
 from shared.wire.batch import Batch, ItemResult
 from shared.wire.message import AssistantMessage, Media, encode_assistant
@@ -225,6 +227,29 @@ async def test_while_items_still_end_the_cut_off_ones_have_no_place_in_the_order
     id_ = await batch.write(stop="cancelled", position=2, open=1)
     assert await numbers(api, id_, order="finished") == [1]
     assert await numbers(api, id_, partial="true") == [1, 3]
+
+
+async def test_items_that_end_while_the_order_is_read_are_not_passed_over(
+    api: ApiClient, batch: StoredBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await batch.add([answered(1, "a"), answered(2, "a")])
+    await batch.add([waiting(number) for number in (3, 4)])
+    batch.order.pop()
+    id_ = await batch.write("running", stop="cancelled", position=2, open=1)
+    read = batches.ended_after
+
+    async def ends(redis: Redis, ref: BatchRef, seq: int, count: int) -> object:
+        found = await read(redis, ref, seq, count)
+        if not found and len(batch.order) == 1:
+            batch.note_ends((2, 1))
+            await batch.write("cancelled", position=2, open=0)
+        return found
+
+    monkeypatch.setattr(batches, "ended_after", ends)
+    first = await lines(api, id_, order="finished")
+    last = first[-1]["seq"]
+    rest = await numbers(api, id_, order="finished", after_seq=last)
+    assert [line["line"] for line in first] + rest == [1, 2, 3, 4]
 
 
 async def test_gzip_if_it_is_asked_for(api: ApiClient, batch: StoredBatch) -> None:

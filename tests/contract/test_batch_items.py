@@ -154,7 +154,7 @@ class Batches:
 
 @pytest.fixture
 async def batches(queue: RedisFunctions) -> Batches:
-    """Return batches of ann, who has credits, in windows of eight."""
+    """Return batches of an account with credits, in windows of eight."""
     await queue.grant(1_000)
     return Batches(queue, window=8)
 
@@ -530,11 +530,33 @@ async def test_what_cannot_be_retried(batches: Batches) -> None:
     assert await batches.retry(batch) == "completed"
     other = await batches.store([items(1)])
     await _run_with_failures(batches, other, (0,))
-    assert await batches.retry(other, open_max=0) == functions.OpenBatchesMax(0)
+    assert await batches.retry(other, open_max=0) == functions.RetryQuotaReached("open_batches", 0)
     stopped = await batches.store([items(1)])
     await batches.stop(stopped, "cancelled")
     assert await batches.retry(stopped) == BatchConflict("cancelled")
     await _pack_all(batches, stopped)
+
+
+async def test_each_retry_has_as_much_time_as_the_batch_had_and_there_are_few(
+    batches: Batches,
+) -> None:
+    batch = await batches.store([items(1)])
+    name, time_ms = keys.BATCH(batches.root, "ann", batch), 60_000
+    deadline = int((await batches.record(batch))["deadline"])
+    await batches.redis.call("HSET", name, "started", deadline - time_ms)
+    for run in (1, 2, 3):
+        await _run_with_failures(batches, batch, (0,))
+        if run > 1:
+            # As if the batch had been retried long after it began.
+            await batches.redis.call("HSET", name, "started", 1_000)
+        assert await batches.retry(batch) == "running"
+        [seconds, _] = await batches.redis.call("TIME")
+        left = int((await batches.record(batch))["deadline"]) - int(seconds) * 1000
+        assert time_ms - 2_000 < left < time_ms + 2_000
+        await batches.feed()
+    await _run_with_failures(batches, batch, (0,))
+    await batches.redis.call("HSET", name, "runs", 100)
+    assert await batches.retry(batch) == functions.RetryQuotaReached("batch_runs", 100)
 
 
 async def test_a_retry_waits_until_the_failures_are_packed(batches: Batches) -> None:

@@ -89,7 +89,7 @@ class Running:
 
 @pytest.fixture
 async def running(queue: RedisFunctions) -> Running:
-    """Return a batch to begin, of ann who has credits."""
+    """Return a batch to begin, of an account with credits."""
     await queue.grant(1_000)
     return Running(queue)
 

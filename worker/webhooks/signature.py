@@ -32,5 +32,5 @@ def _key(secret: str) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)
     except binascii.Error:
-        # Something else has written it; the receiver cannot verify it, but is told.
+        # Something else has written it; the receiver cannot verify it, but gets it.
         return encoded.encode()

@@ -21,7 +21,7 @@ function account_log.renew(key, now, keep_ms)
   redis.call('PEXPIRE', key, int(account_log.keep_ms + 2 * account_log.RENEW_MS))
 end
 
--- Returns whether somebody wants to be told: the request itself, or the account, where `is_watched` may say so already.
+-- Returns whether somebody receives the event: the request itself, or the account (`is_watched` may say so already).
 function account_log.is_reported(root, account, about)
   if about.webhook_url then return true end
   if about.is_watched ~= nil then return about.is_watched end

@@ -257,10 +257,11 @@ class BatchConflict(NamedTuple):
     state: BatchState
 
 
-class OpenBatchesMax(NamedTuple):
-    """The account has as many open batches as it may."""
+class RetryQuotaReached(NamedTuple):
+    """As many batches of the account are open, or the batch has had as many runs, as may be."""
 
-    open: int
+    quota: Literal["open_batches", "batch_runs"]
+    used: int
 
 
 async def pause_batch(
@@ -279,11 +280,11 @@ async def resume_batch(
 
 async def retry_batch(
     redis: Connection, root: str, ask: RetryBatchAsk
-) -> BatchState | BatchConflict | OpenBatchesMax | None:
+) -> BatchState | BatchConflict | RetryQuotaReached | None:
     """Run the failures of a batch that has ended again; return its state now."""
     reply: list[Reply] = await invoke(redis, "retry_batch", root, ask)
     if text_of(reply[0]) == "quota":
-        return OpenBatchesMax(reply[1])
+        return msgspec.convert((text_of(reply[1]), reply[2]), RetryQuotaReached)
     return _changed(reply)
 
 

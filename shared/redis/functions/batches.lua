@@ -11,7 +11,7 @@ local batches = {}
 batches.COUNTS = {'total', 'chunks', 'position', 'open', 'seq', 'completed', 'failed', 'cancelled', 'expired', 'used',
   'held', 'unbooked'}
 batches.COUNTS_IF_ANY = {'retrying', 'runs', 'low', 'max_credits', 'deadline', 'bytes', 'fed_chunk', 'keep_ms', 'unfed',
-  'unbooked_overrun'}
+  'unbooked_overrun', 'time_ms'}
 batches.FINAL = {completed = true, failed = true, cancelled = true, expired = true}
 -- Reasons of a pause that ends by itself.
 batches.WAITS = {credits = true, memory = true}
