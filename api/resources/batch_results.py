@@ -119,8 +119,8 @@ class _Download:
                                 return
                             key_use.check()
                             yield lines if compressor is None else _compressed(compressor, lines)
-            if compressor is not None:
-                yield compressor.flush()
+            # The response begins with the first piece, also where there are no lines.
+            yield b"" if compressor is None else compressor.flush()
 
     def _note_disconnect(self) -> None:
         self._has_disconnected = True

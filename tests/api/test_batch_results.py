@@ -175,6 +175,19 @@ async def test_the_order_of_finishing_continues_after_any_end(
     assert await numbers(api, id_, order="finished", after_seq=4) == []
 
 
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_a_batch_without_results_yet_has_no_lines(
+    api: ApiClient, batch: StoredBatch, encoding: str
+) -> None:
+    await batch.add([None, None])
+    for state in ("validating", "running"):
+        id_ = await batch.write(state)
+        for order in ("input", "finished"):
+            headers = {"accept-encoding": encoding}
+            answer = await api.get(url(id_), params={"order": order}, headers=headers)
+            assert (answer.status_code, answer.text) == (200, ""), (state, order, answer.text)
+
+
 async def test_what_was_retried_comes_again_and_only_its_last_end_counts(
     api: ApiClient, batch: StoredBatch
 ) -> None:

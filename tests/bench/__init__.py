@@ -10,15 +10,18 @@ bare_front         Program: bare uvicorn with one Redis call a request, the base
 batch_download     Cost of the download of a batch's results: speed, memory, and everybody else
 batch_engine       Items a second of a batch beside the engine's own rate, and bytes of an item
 batch_keys         Many uploads at once with each of many Idempotency-Keys
+batch_million      A million prompts end to end, beside plain generations and calls by hand
 batch_stop         From the cancel of a million items to the last one's end; their deletion
 batch_upload       Cost of the upload of a batch: speed, memory, Redis bytes, and everybody else
+batch_watch        A running batch: its progress, what the API foretells, workers' memory
 bounds             Every bound that a figure is held to, with its reason
 cancel             From a cancel to the end of the upstream's call
 contestants        Starts our engine and its peers as processes, and exchanges lines with them
 conversations      200 conversations at once: every answer in its place, once
+direct_calls       Program: asyncio and httpx calling the upstream, as in a script of one's own
 engine             Generations a second of one worker with nothing else to do, compared with peers
 fairness           How much a big account slows a small one, and a batch a person
-fast_upstream      Program: an upstream of every dialect with a fixed answer
+fast_upstream      Program: an upstream of every dialect, with a fixed answer or an echo
 figures            A figure, its table, and repeated rounds where verdicts differ
 follower_process   Program: many followers in one process
 followers          Ten thousand followers of one front: memory, lateness, other requests
@@ -40,6 +43,7 @@ process_usage      CPU time and memory of processes, from /proc
 queue_rig          A server and an account with queued generations, without a front
 redis_monitor      Counts the commands that a server receives, by MONITOR
 redis_tap          Counts what one process writes to Redis, by a socket in between
+result_reader      Reads a batch's results as a client does, and checks every line
 stream_client      Program: a cheap client of streamed answers
 streams            Streamed answers, compared with the upstream itself and LiteLLM
 system_rig         A whole system as processes: server, upstream, front, workers

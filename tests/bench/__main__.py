@@ -10,6 +10,7 @@ from tests.bench import (
     batch_download,
     batch_engine,
     batch_keys,
+    batch_million,
     batch_stop,
     batch_upload,
     cancel,
@@ -40,6 +41,14 @@ async def _policy() -> list[Figure]:
     return poll_policy.measure()
 
 
+# A million take twelve minutes.
+_ITEMS: Final = 100_000
+
+
+async def _million() -> list[Figure]:
+    return await batch_million.measure(_ITEMS)
+
+
 BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "front": front.measure,
     "trips": trips.measure,
@@ -66,6 +75,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "batch_stop": batch_stop.measure,
     "batch_upload": batch_upload.measure,
     "batch_keys": batch_keys.measure,
+    "batch_million": _million,
 }
 
 

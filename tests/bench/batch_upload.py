@@ -28,30 +28,37 @@ _DOCUMENT_PROMPTS_MAX: Final = 280_000
 _MIB: Final = 2**20
 
 
-class _Sent(NamedTuple):
-    """An upload: its size, the CPU that the front used for it, and how long it took."""
+class Sent(NamedTuple):
+    """An upload: its size, the front's CPU for it, how long it took, and the batch's id."""
 
     size: int
     cpu_seconds: float
     seconds: float
+    batch: str = ""
+
+
+class Upload(NamedTuple):
+    """What was sent, and its figures."""
+
+    sent: Sent
+    figures: list[Figure]
 
 
 async def measure(prompts: int = PROMPTS, pairs: int = PAIRS) -> list[Figure]:
     """Upload all prompts in three forms, then time another tenant beside an upload."""
     async with system_rig.running() as system:
-        lines = b"".join(_lines(prompts))
-        before = await _used_bytes(system)
-        found = await _upload(system, "JSON lines", {}, lines, prompts)
-        stored = await _used_bytes(system) - before
-        found += await _upload(
-            system, "gzip", {"content-encoding": "gzip"}, gzip.compress(lines, 1), prompts
-        )
+        lines = b"".join(prompt_lines(prompts))
+        before = await used_bytes(system)
+        forms = [await upload(system, "JSON lines", {}, lines, prompts)]
+        stored = await used_bytes(system) - before
+        packed = gzip.compress(lines, 1)
+        forms.append(await upload(system, "gzip", {"content-encoding": "gzip"}, packed, prompts))
         count = min(prompts, _DOCUMENT_PROMPTS_MAX)
-        document = b'{"items":[' + b",".join(_lines(count)) + b"]}"
-        found += await _upload(
-            system, "a document", {"content-type": "application/json"}, document, count
-        )
-        found.append(_waiting_bytes(stored, lines, prompts))
+        document = b'{"items":[' + b",".join(prompt_lines(count)) + b"]}"
+        as_json = {"content-type": "application/json"}
+        forms.append(await upload(system, "a document", as_json, document, count))
+        found = [figure for form in forms for figure in form.figures]
+        found.append(waiting_bytes(stored, lines, prompts))
         request = _request(system, {}, lines)
         found.append(
             await other_tenant.beside(
@@ -65,22 +72,24 @@ async def measure(prompts: int = PROMPTS, pairs: int = PAIRS) -> list[Figure]:
         return found
 
 
-def _lines(prompts: int) -> Iterator[bytes]:
+def prompt_lines(prompts: int) -> Iterator[bytes]:
+    """Yield the lines of a file of short prompts, each with its number."""
     for number in range(1, prompts + 1):
         text = f"Translate sentence {number} into French: how are you today?"
         yield json.dumps({"custom_id": f"prompt-{number}", "message": text}).encode() + b"\n"
 
 
-async def _upload(
+async def upload(
     system: Rig, name: str, fields: dict[str, str], content: bytes, prompts: int
-) -> list[Figure]:
+) -> Upload:
+    """Upload prompts with these header fields."""
     pid = system.api.pid
     process_usage.reset_peak(pid)
     resident = process_usage.resident_bytes(pid)
     sent = await asyncio.to_thread(_send, system, _request(system, fields, content))
     grown = (process_usage.peak_bytes(pid) - resident) / _MIB
     speed = prompts / max(sent.cpu_seconds, 0.01)
-    return [
+    found = [
         Figure(
             f"{name}: lines for a second of the front's CPU",
             f"{speed:,.0f}",
@@ -96,9 +105,11 @@ async def _upload(
             grown <= bounds.UPLOAD_MIB,
         ),
     ]
+    return Upload(sent, found)
 
 
-def _waiting_bytes(stored: int, lines: bytes, prompts: int) -> Figure:
+def waiting_bytes(stored: int, lines: bytes, prompts: int) -> Figure:
+    """Return what an item that waits takes beside its text, of all that is stored."""
     text = len(zlib.compress(lines, 1))
     each = (stored - text) / prompts
     return Figure(
@@ -110,7 +121,8 @@ def _waiting_bytes(stored: int, lines: bytes, prompts: int) -> Figure:
     )
 
 
-async def _used_bytes(system: Rig) -> int:
+async def used_bytes(system: Rig) -> int:
+    """Return the memory of the server."""
     text: bytes = await system.redis.call("INFO", "memory")
     rows = dict(row.split(":", 1) for row in text.decode().split("\r\n") if ":" in row)
     return int(rows["used_memory"])
@@ -129,21 +141,22 @@ def _request(system: Rig, fields: dict[str, str], content: bytes) -> bytes:
     return f"POST /api/v1/batches HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
-def _send(system: Rig, request: bytes, stop: threading.Event | None = None) -> _Sent:
+def _send(system: Rig, request: bytes, stop: threading.Event | None = None) -> Sent:
     """Send a batch as fast as it is taken, until all is sent or `stop` is set."""
     cpu, began = process_usage.cpu_seconds([system.api.pid]), time.perf_counter()
     answer = b""
     with other_tenant.connected(system) as sock:
         for first in range(0, len(request), _PART_BYTES):
             if stop is not None and stop.is_set():
-                return _Sent(first, 0.0, 0.0)
+                return Sent(first, 0.0, 0.0)
             sock.sendall(request[first : first + _PART_BYTES])
         while part := sock.recv(_PART_BYTES):
             answer += part
     assert answer.startswith(b"HTTP/1.1 200"), answer
     assert b'"invalid":0' in answer, answer
     spent = process_usage.cpu_seconds([system.api.pid]) - cpu
-    return _Sent(len(request), spent, time.perf_counter() - began)
+    batch = str(json.loads(answer.partition(b"\r\n\r\n")[2])["batch_id"])
+    return Sent(len(request), spent, time.perf_counter() - began, batch)
 
 
 def _keep_sending(system: Rig, request: bytes, stop: threading.Event) -> None:

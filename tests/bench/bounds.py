@@ -130,6 +130,15 @@ BESIDE_DOWNLOAD: Final = 1.1
 BATCH_OF_ENGINE: Final = 0.8
 BATCH_ITEM_BYTES: Final = 100
 
+# batch_million: beside these, the bounds of batch_engine, batch_upload and batch_download.
+# A worker that fills the window or packs chunks never stops the others for long.
+BATCH_GAP_SECONDS: Final = 2.0
+# What a worker keeps does not depend on how many items it has run.
+BATCH_WORKER_MIB: Final = 16
+# The rate shown is that of the last half minute, which lags; the ETA assumes that it stays.
+SHOWN_RATE_ERROR: Final = 0.1
+SHOWN_ETA_ERROR: Final = 0.15
+
 # batch_upload: a million short prompts, by one front.
 # For a second of its CPU: a million in about two minutes of one core at most.
 UPLOADED_LINES: Final = 8_000

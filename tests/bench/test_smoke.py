@@ -7,6 +7,7 @@ from tests.bench import (
     backlog,
     batch_download,
     batch_keys,
+    batch_million,
     batch_stop,
     batch_upload,
     cancel,
@@ -145,6 +146,14 @@ async def test_batch_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     _check(found, 8)
     # The memory, which does not depend on the machine.
     assert [figure.is_met for figure in found[1:6:2]] == [True] * 3
+
+
+async def test_batch_million() -> None:
+    found = await batch_million.measure(items=300, is_compared_twice=False)
+    _check(found, 19)
+    # What is exact on any machine: each result once, in both orders, and the books.
+    exact = [figure for figure in found if "faults" in figure.found or "faults" in figure.name]
+    assert [figure.is_met for figure in exact] == [True] * 3, exact
 
 
 async def test_batch_stop() -> None:
