@@ -1,6 +1,6 @@
 """The application: mounts, routers, the lifespan, and the middleware around every request.
 
-    middleware (request id, catch-all) -> router -> endpoint: identify -> limits -> body -> handler
+    middleware (request id, catch-all) -> paths -> endpoint: identify -> limits -> body -> handler
 
 Everything that a request may reach is made once by `wiring.connected_state`.
 """
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
-from starlette.routing import Route, Router
+from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import errors, wiring
@@ -22,6 +22,8 @@ from api.dialects.kolbo.dialect import KOLBO
 from api.dialects.kombify.dialect import KOMBIFY
 from api.endpoints import dialect, endpoint
 from api.endpoints.dialect import Dialect
+from api.endpoints.endpoint import Resource
+from api.endpoints.path_table import PathTable
 from api.errors import ErrorShapes
 from api.keyless import media, operations
 from api.openapi import generator
@@ -63,12 +65,8 @@ def build(
         # uvicorn ends the process by raising the signal again, so no exit handler would run.
         await asyncio.to_thread(logs.flush)
 
-    public = Router(
-        [*_routes(dialects), *endpoint.keyless_routes(keyless)],
-        redirect_slashes=False,
-        default=_not_found,
-        lifespan=lifespan,
-    )
+    table = PathTable([*_resources(dialects), *endpoint.keyless_resources(keyless)], _not_found)
+    public = Router(redirect_slashes=False, default=table, lifespan=lifespan)
     application = public if admin_port is None else PortRouter(public, _operators(), admin_port)
     return RequestMiddleware(
         application,
@@ -80,17 +78,17 @@ def build(
 def _operators() -> ASGIApp:
     """Return the operators' API."""
     document = generator.document([OPERATORS], version=version("pollux"), about=OPERATORS.about)
-    rows = _routes([OPERATORS])
-    rows += endpoint.keyless_routes([operations.document_endpoint(DOCUMENT, document)])
-    return Router(rows, redirect_slashes=False, default=_not_found)
+    rows = _resources([OPERATORS])
+    rows += endpoint.keyless_resources([operations.document_endpoint(DOCUMENT, document)])
+    return PathTable(rows, _not_found)
 
 
-def _routes(dialects: Sequence[Dialect]) -> list[Route]:
+def _resources(dialects: Sequence[Dialect]) -> list[tuple[str, Resource]]:
     return [
-        route
+        row
         for each in dialects
         for prefix in each.prefixes
-        for route in endpoint.routes(prefix, each.endpoints, each.bodies)
+        for row in endpoint.resources(prefix, each.endpoints, each.bodies)
     ]
 
 

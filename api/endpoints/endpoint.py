@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api.guards import body as body_guard, body_kinds
@@ -249,20 +248,22 @@ class Resource:
         await send_response(scope, send, response)
 
 
-def routes(prefix: str, endpoints: Sequence[Endpoint], rules: BodyRules) -> list[Route]:
-    """Return one route for each path below a prefix, in the order of the table."""
-    return _routes(
+def resources(
+    prefix: str, endpoints: Sequence[Endpoint], rules: BodyRules
+) -> list[tuple[str, Resource]]:
+    """Return each path below a prefix with its resource, in the order of the table."""
+    return _resources(
         [(row.method, prefix + row.path, partial(row.respond, rules)) for row in endpoints]
     )
 
 
-def keyless_routes(endpoints: Sequence[KeylessEndpoint]) -> list[Route]:
-    """Return one route for each path that needs no key."""
-    return _routes([(row.method, row.path, row.respond) for row in endpoints])
+def keyless_resources(endpoints: Sequence[KeylessEndpoint]) -> list[tuple[str, Resource]]:
+    """Return each path that needs no key with its resource."""
+    return _resources([(row.method, row.path, row.respond) for row in endpoints])
 
 
-def _routes(rows: list[tuple[str, str, Responder]]) -> list[Route]:
+def _resources(rows: list[tuple[str, str, Responder]]) -> list[tuple[str, Resource]]:
     by_path: dict[str, dict[str, Responder]] = {}
     for method, path, respond in rows:
         by_path.setdefault(path, {})[method] = respond
-    return [Route(path, endpoint=Resource(by_method)) for path, by_method in by_path.items()]
+    return [(path, Resource(by_method)) for path, by_method in by_path.items()]
