@@ -66,10 +66,10 @@ def build(
         await asyncio.to_thread(logs.flush)
 
     table = PathTable([*_resources(dialects), *endpoint.keyless_resources(keyless)], _not_found)
-    public = Router(redirect_slashes=False, default=table, lifespan=lifespan)
-    application = public if admin_port is None else PortRouter(public, _operators(), admin_port)
+    application = table if admin_port is None else PortRouter(table, _operators(), admin_port)
     return RequestMiddleware(
         application,
+        Router(lifespan=lifespan),
         dialect.error_shapes(dialects),
         answers_preflights=bool(settings.api.cors_origins),
     )
@@ -108,8 +108,8 @@ class PortRouter:
         self._admin_port = admin_port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request to its application; lifespan events go to the public one."""
-        is_operators = scope["type"] == "http" and scope["server"][1] == self._admin_port
+        """Pass one request to its application."""
+        is_operators = scope["server"][1] == self._admin_port
         await (self._operators if is_operators else self._public)(scope, receive, send)
 
 
@@ -121,9 +121,15 @@ class RequestMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, error_shapes: ErrorShapes, *, answers_preflights: bool
+        self,
+        app: ASGIApp,
+        lifespan: ASGIApp,
+        error_shapes: ErrorShapes,
+        *,
+        answers_preflights: bool,
     ) -> None:
         self._app = app
+        self._lifespan = lifespan
         self._error_shapes = error_shapes
         self._answers_preflights = answers_preflights
         self._log_throttle = ThrottledLog()
@@ -131,7 +137,7 @@ class RequestMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever fails inside."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._lifespan(scope, receive, send)
             return
         scope["request_id"] = error_responses.request_id(scope["headers"])
         # Each request has a task of its own, so these bindings end with it.

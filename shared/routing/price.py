@@ -196,12 +196,15 @@ def hold(
 ) -> int:
     """Return the highest price in microcredits that so many tokens may have, rounded up."""
     microdollars = input_tokens * _input_rate_max(model) + output_tokens * model.output_rate
-    return _rounded_up(microdollars + searches.microdollars)
+    if searches is not NO_SEARCH:
+        microdollars += searches.microdollars
+    return _rounded_up(microdollars)
 
 
 def _input_rate_max(model: ModelSettings) -> float:
     """Return the highest rate of an input token: to write it to a cache may cost more."""
-    return max(model.input_rate, model.cache_write_rate or 0.0)
+    written = model.cache_write_rate
+    return model.input_rate if written is None else max(model.input_rate, written)
 
 
 def search_cost(searches: Searches) -> int:
