@@ -7,6 +7,7 @@ adapters           CPU of a streamed token in each provider's adapter, compared 
 arq_front          Program: a front and a worker of stock arq, the peer of `pickup`
 backlog            Accept and claim at a backlog of a million, compared with a thousand
 bare_front         Program: bare uvicorn with one Redis call a request, the baseline of `front`
+batch_beside       What a batch costs persons while it runs, is uploaded, downloaded or ended
 batch_download     Cost of the download of a batch's results: speed, memory, and everybody else
 batch_engine       Items a second of a batch beside the engine's own rate, and bytes of an item
 batch_keys         Many uploads at once with each of many Idempotency-Keys
@@ -15,6 +16,7 @@ batch_stop         From the cancel of a million items to the last one's end; the
 batch_upload       Cost of the upload of a batch: speed, memory, Redis bytes, and everybody else
 batch_watch        A running batch: its progress, what the API foretells, workers' memory
 bounds             Every bound that a figure is held to, with its reason
+busy_loop          Program: takes a share of one core
 cancel             From a cancel to the end of the upstream's call
 contestants        Starts our engine and its peers as processes, and exchanges lines with them
 conversations      200 conversations at once: every answer in its place, once
@@ -36,6 +38,7 @@ pages              Cost of pages of long conversations for everybody else
 parked             Cost of turns that wait for a key or a limit, and how soon they go on
 peers              Other queues with the same command line
 pickup             From a POST to the upstream's first byte, compared with stock arq
+persons            Program: persons who send messages at a steady rate
 poll_policy        The poll hints alone, with simulated clients and without sockets
 polling            Lateness and polls of real clients that obey the hints
 polling_scenarios  The same where answers wait for others, or come from the local model

@@ -7,6 +7,7 @@ from typing import Final
 from tests.bench import (
     adapters,
     backlog,
+    batch_beside,
     batch_download,
     batch_engine,
     batch_keys,
@@ -71,6 +72,7 @@ BENCHES: Final[dict[str, Callable[[], Awaitable[list[Figure]]]]] = {
     "policy": _policy,
     "parked": parked.measure,
     "pages": pages.measure,
+    "batch_beside": batch_beside.measure,
     "batch_download": batch_download.measure,
     "batch_stop": batch_stop.measure,
     "batch_upload": batch_upload.measure,

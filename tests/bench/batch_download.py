@@ -47,14 +47,14 @@ async def measure(items: int = ITEMS, pairs: int = PAIRS) -> list[Figure]:
             ("order of finishing", "?order=finished", "identity"),
         ):
             found += await _download(
-                system, name, _request(path + query, system.key, encoding), items
+                system, name, request_of(path + query, system.key, encoding), items
             )
-        request = _request(path, system.key, "identity")
+        request = request_of(path, system.key, "identity")
         found.append(
             await other_tenant.beside(
                 system,
                 "another tenant's accept beside it, p99",
-                lambda stop: _keep_reading(system, request, stop),
+                lambda stop: keep_reading(system, request, stop),
                 pairs,
                 bounds.BESIDE_DOWNLOAD,
             )
@@ -112,12 +112,14 @@ def _read(system: Rig, request: bytes, stop: threading.Event | None = None) -> _
     return _Read(size, spent, time.perf_counter() - began)
 
 
-def _keep_reading(system: Rig, request: bytes, stop: threading.Event) -> None:
+def keep_reading(system: Rig, request: bytes, stop: threading.Event) -> None:
+    """Read an answer again and again, until `stop` is set."""
     while not stop.is_set():
         _read(system, request, stop)
 
 
-def _request(path: str, key: str, encoding: str) -> bytes:
+def request_of(path: str, key: str, encoding: str) -> bytes:
+    """Return the request for results."""
     head = f"GET {path} HTTP/1.1\r\nhost: bench\r\nx-api-key: {key}\r\nconnection: close\r\n"
     return f"{head}accept-encoding: {encoding}\r\n\r\n".encode()
 

@@ -59,12 +59,12 @@ async def measure(prompts: int = PROMPTS, pairs: int = PAIRS) -> list[Figure]:
         forms.append(await upload(system, "a document", as_json, document, count))
         found = [figure for form in forms for figure in form.figures]
         found.append(waiting_bytes(stored, lines, prompts))
-        request = _request(system, {}, lines)
+        request = request_of(system, {}, lines)
         found.append(
             await other_tenant.beside(
                 system,
                 "another tenant's accept beside it, p99",
-                lambda stop: _keep_sending(system, request, stop),
+                lambda stop: keep_sending(system, request, stop),
                 pairs,
                 bounds.BESIDE_UPLOAD,
             )
@@ -86,7 +86,7 @@ async def upload(
     pid = system.api.pid
     process_usage.reset_peak(pid)
     resident = process_usage.resident_bytes(pid)
-    sent = await asyncio.to_thread(_send, system, _request(system, fields, content))
+    sent = await asyncio.to_thread(_send, system, request_of(system, fields, content))
     grown = (process_usage.peak_bytes(pid) - resident) / _MIB
     speed = prompts / max(sent.cpu_seconds, 0.01)
     found = [
@@ -128,7 +128,8 @@ async def used_bytes(system: Rig) -> int:
     return int(rows["used_memory"])
 
 
-def _request(system: Rig, fields: dict[str, str], content: bytes) -> bytes:
+def request_of(system: Rig, fields: dict[str, str], content: bytes) -> bytes:
+    """Return the upload of a file."""
     named = {
         "host": "bench",
         "x-api-key": system.key,
@@ -159,7 +160,8 @@ def _send(system: Rig, request: bytes, stop: threading.Event | None = None) -> S
     return Sent(len(request), spent, time.perf_counter() - began, batch)
 
 
-def _keep_sending(system: Rig, request: bytes, stop: threading.Event) -> None:
+def keep_sending(system: Rig, request: bytes, stop: threading.Event) -> None:
+    """Send a batch again and again; the last is cut off when `stop` is set."""
     while not stop.is_set():
         _send(system, request, stop)
 

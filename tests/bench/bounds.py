@@ -149,5 +149,11 @@ WAITING_BYTES: Final = 100
 # Persons do not notice that somebody uploads.
 BESIDE_UPLOAD: Final = 1.1
 
+# batch_beside: persons' messages with a batch, as multiples of without.
+# Persons do not notice that somebody has a batch.
+BESIDE_BATCH: Final = 1.1
+# Seconds that ten items take longer: they take turns with another account's items.
+SMALL_BATCH_SECONDS: Final = 2.0
+
 # batch_stop: ms of the longest call of Redis while a batch of any size is cancelled or deleted.
 BATCH_CALL_MS: Final = 5.0

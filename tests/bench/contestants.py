@@ -45,6 +45,12 @@ class Program:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{word}\n".encode())
 
+    async def read_word(self) -> str:
+        """Return the next line of its output."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(_GIVE_UP_SECONDS):
+            return (await self._process.stdout.readline()).decode().strip()
+
     async def read_line(self, patience_seconds: float | None = _GIVE_UP_SECONDS) -> list[float]:
         """Return the numbers of the next line of its output."""
         assert self._process.stdout is not None

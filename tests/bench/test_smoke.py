@@ -5,6 +5,7 @@ import pytest
 from tests.bench import (
     adapters,
     backlog,
+    batch_beside,
     batch_download,
     batch_keys,
     batch_million,
@@ -57,7 +58,7 @@ async def test_cancel() -> None:
 
 
 async def test_trips() -> None:
-    found = await trips.measure(posts=2, seconds=0.3)
+    found = await trips.measure(posts=2, seconds=0.1)
     _check(found, 4)
     assert "accept 1.00" in found[0].found
 
@@ -158,6 +159,13 @@ async def test_batch_million() -> None:
 
 async def test_batch_stop() -> None:
     _check(await batch_stop.measure(count=300, workers=0), 6)
+
+
+async def test_batch_beside() -> None:
+    sizes = batch_beside.Sizes(
+        items=5_000, file_lines=20_000, pairs=1, seconds=0.3, small_batches=1
+    )
+    _check(await batch_beside.measure(sizes), 22)
 
 
 async def test_batch_keys() -> None:

@@ -258,9 +258,10 @@ async def _serve() -> None:
         provider.keeps_requests = False
         sys.stdout.write(f"{provider.url}\n")
         sys.stdout.flush()
-        await asyncio.Event().wait()
+        await asyncio.to_thread(sys.stdin.read)
 
 
 if __name__ == "__main__":
-    # For benches that need it as a process of its own: it prints its URL and runs until killed.
+    # For benches that need it as a process of its own: it prints its URL, and ends with its
+    # standard input.
     asyncio.run(_serve())
