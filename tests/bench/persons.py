@@ -92,9 +92,9 @@ async def _send_all(arrivals: Arrivals) -> list[tuple[float, float] | None]:
         free.append(connection)
         return taken
 
-    at = began = loop.time()
-    times = []
-    while (at := at + chance.expovariate(arrivals.per_second)) < began + arrivals.seconds:
+    began = loop.time()
+    times = [began]
+    while (at := times[-1] + chance.expovariate(arrivals.per_second)) < began + arrivals.seconds:
         times.append(at)
     answers = await asyncio.gather(*map(send, times))
     for connection in free:
