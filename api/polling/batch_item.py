@@ -12,9 +12,9 @@ from shared.clock import Clock
 from shared.redis.client import Redis
 from shared.stores import batches
 from shared.stores.batches import BatchRef, BatchResults
-from shared.wire.batch import Batch, ItemRef, ItemResult, ItemState
+from shared.wire.batch import Batch, BatchItem, ItemRef, ItemResult, ItemState
 from shared.wire.generation import Generation, QueuePosition
-from shared.wire.message import AssistantMessage, decode_assistant
+from shared.wire.message import AssistantMessage, UserMessage, decode_assistant
 from shared.wire.submission import AUTO
 
 _ENDS: Final[dict[ItemState, Literal["completed", "failed", "cancelled"]]] = {
@@ -53,10 +53,10 @@ class BatchItems:
         result = found.results[item.index - found.first]
         if result is not None:
             return _ended(ref.id, batch, result)
-        model = await self._results.asked_model(where, chunk, item.index - found.first)
-        return self._waiting(item, batch, model)
+        asked = await self._results.waiting_item(where, chunk, item.index - found.first)
+        return self._waiting(item, batch, asked)
 
-    def _waiting(self, item: ItemRef, batch: Batch, model: str) -> Generation:
+    def _waiting(self, item: ItemRef, batch: Batch, asked: BatchItem | None) -> Generation:
         before = batch.open + max(0, item.index - batch.position)
         return Generation(
             id=item.generation,
@@ -65,11 +65,12 @@ class BatchItems:
             turn=1,
             lane="batch",
             stage="queued",
-            model=model or AUTO,
+            model=(asked.model if asked is not None else "") or AUTO,
             attempt=0,
             accepted=batch.created,
             ahead=before,
             position=QueuePosition(ahead=before),
+            user=None if asked is None else _user(item.generation, batch, asked),
         )
 
 
@@ -97,4 +98,19 @@ def _ended(id_: str, batch: Batch, result: ItemResult) -> Generation:
         last_event=_END,
         text=answer.content,
         assistant=answer,
+        user=_user(id_, batch, result),
+    )
+
+
+def _user(id_: str, batch: Batch, item: BatchItem | ItemResult) -> UserMessage | None:
+    """Return what the caller gave with an item to find it by; its message is not kept."""
+    if item.metadata is None and item.project is None:
+        return None
+    return UserMessage(
+        id="",
+        generation=id_,
+        content="",
+        created=batch.created,
+        metadata=item.metadata,
+        project=item.project,
     )

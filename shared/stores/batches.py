@@ -25,9 +25,11 @@ from shared.redis.client import Connection
 from shared.redis.functions import EndedItem
 from shared.wire.batch import (
     Batch,
+    BatchItem,
     ItemName,
     ItemResult,
     ItemState,
+    unpack_items,
     unpack_names,
     unpack_results,
 )
@@ -117,10 +119,16 @@ class BatchResults:
         await self._add_cut_off(ref, batch, chunk, ChunkResults(first, results))
         return ChunkResults(first, results)
 
-    async def asked_model(self, ref: BatchRef, chunk: int, place: int) -> str:
-        """Return the model that an item of a chunk asks for; empty where that is not known."""
-        names = await self._load_names(ref, chunk)
-        return names[place].model if place < len(names) else ""
+    async def waiting_item(self, ref: BatchRef, chunk: int, place: int) -> BatchItem | None:
+        """Return an item of a chunk as it waits; None where it waits no more."""
+        stored = await self._redis.call("GET", keys.BATCH_ITEMS(*ref, chunk))
+        if stored is None:
+            return None
+        if len(stored) > _INLINE_BYTES_MAX:
+            items = await asyncio.to_thread(unpack_items, stored)
+        else:
+            items = unpack_items(stored)
+        return items[place] if place < len(items) else None
 
     async def first_chunk_after_line(self, ref: BatchRef, batch: Batch, line: int) -> int:
         """Return the chunk of the first item after a line of the caller's file.

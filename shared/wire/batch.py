@@ -102,13 +102,12 @@ class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ItemName(msgspec.Struct, frozen=True):
-    """What a waiting item is called and asks for; read without the rest of it."""
+    """What a waiting item is called; read without the rest of it."""
 
     custom_id: str
     line: int
     fault: str = ""
     copy_of: int | None = None
-    model: str = ""
 
 
 class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -116,6 +115,7 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `answer` is the assistant's message as `shared/wire/message.py` encodes it, empty where no
     attempt was made: then `fault` says why. `item` is kept of an item that may be run again.
+    `metadata` and `project` are the caller's own, as the item was sent.
     """
 
     custom_id: str
@@ -127,6 +127,8 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fault: str = ""
     copy_of: int | None = None
     item: BatchItem | None = None
+    metadata: dict[str, str] | None = None
+    project: str | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode

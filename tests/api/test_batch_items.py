@@ -1,5 +1,6 @@
 """An item of a batch by its own id, before it enters the queue and after its results are folded."""
 
+import msgspec
 import pytest
 
 from shared.wire.batch import ItemResult
@@ -84,3 +85,18 @@ async def test_a_retried_item_is_found_by_each_of_its_ids(
     id_ = await batch.write("completed", retried_seq=1)
     for name in (f"{id_}-0", f"{id_}-0-2"):
         assert body(await api.get(url(name)))["result"]["content"] == "Second try."
+
+
+async def test_an_item_keeps_what_it_was_given_to_be_found_by(
+    api: ApiClient, batch: StoredBatch
+) -> None:
+    given = {"metadata": {"team": "b"}, "project": "p-1"}
+    await batch.add([msgspec.structs.replace(answered(1, "Hello."), **given), answered(2, "Yes.")])
+    await batch.add([msgspec.structs.replace(waiting(3), **given, model="alpha")])
+    id_ = await batch.write(position=2)
+    ended, bare, queued = [body(await api.get(url(f"{id_}-{index}"))) for index in range(3)]
+    for shown in (ended, queued):
+        assert (shown["metadata"], shown["project_id"]) == ({"team": "b"}, "p-1")
+    assert (bare["metadata"], bare["project_id"]) == ({}, None)
+    assert ended["enhancement"] == bare["enhancement"]
+    assert queued["result"]["model"] == "alpha"

@@ -21,6 +21,7 @@ from shared.redis.client import Redis
 from shared.stores import batches
 from shared.stores.batches import BatchRef, BatchResults
 from shared.wire.batch import Batch, ItemResult
+from shared.wire.conversation import CallPart
 from shared.wire.message import AssistantMessage, Media, encode_assistant
 from tests.support import waiting as waiting_for
 from tests.support.api_client import ApiClient, Json, refused
@@ -89,6 +90,29 @@ async def test_a_line_says_what_became_of_an_item(api: ApiClient, batch: StoredB
     ]
     assert (third["state"], third["failure"]["code"]) == ("failed", "UPSTREAM_500")
     assert (fourth["state"], fourth["failure"]["category"]) == ("expired", "expired")
+
+
+async def test_calls_of_tools_are_the_answer(api: ApiClient, batch: StoredBatch) -> None:
+    calls = (CallPart("c-1", "add", '{"a": 1}'), CallPart("c-2", "add", "1 and 2"))
+    asked = AssistantMessage(
+        status="completed", content="", created=0, finish_reason="tool_calls", parts=calls
+    )
+    answer = encode_assistant(asked)
+    called = ItemResult(custom_id="a", line=1, state="completed", seq=1, answer=answer)
+    await batch.add([called, answered(2, "Three.")])
+    first, second = await lines(api, await batch.write("completed"))
+    assert first["result"]["finish_reason"] == "tool_calls"
+    assert first["result"]["tool_calls"] == [
+        {"type": "tool_call", "call_id": "c-1", "tool": "add", "arguments": {"a": 1}},
+        {
+            "type": "tool_call",
+            "call_id": "c-2",
+            "tool": "add",
+            "arguments": {},
+            "malformed": "1 and 2",
+        },
+    ]
+    assert "tool_calls" not in second["result"]
 
 
 async def test_pictures_have_signed_urls(api: ApiClient, batch: StoredBatch) -> None:

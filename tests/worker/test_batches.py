@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
 from shared.redis import functions, keys
 from shared.redis.functions import GrantAsk, RetryBatchAsk, StopBatchAsk
 from shared.wire.batch import BatchItem, ItemResult, unpack_results
@@ -126,7 +128,9 @@ async def test_failures_run_again(system: System, front: Front, provider: Script
 
     provider.answer = answer
     rig = Rig(system, front)
-    batch = await rig.store(in_chunks(items(20), 6))
+    given = {"metadata": {"team": "b"}, "project": "p-1"}
+    asked = [msgspec.structs.replace(each, **given) for each in items(20)]
+    batch = await rig.store(in_chunks(asked, 6))
     async with running_worker(system) as worker:
         work = worker.ctx["dependencies"].batch_work
         await work.feeder.feed(rig.root, _ACCOUNT)
@@ -144,4 +148,6 @@ async def test_failures_run_again(system: System, front: Front, provider: Script
 
         await until(are_all_packed)
     assert (await rig.record(batch))["completed"] == "20"
-    assert [one.state for one in await rig.results(batch, 4) if one] == ["completed"] * 20
+    results = [one for one in await rig.results(batch, 4) if one]
+    assert [one.state for one in results] == ["completed"] * 20
+    assert {(one.project, str(one.metadata)) for one in results} == {("p-1", "{'team': 'b'}")}

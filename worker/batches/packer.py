@@ -104,6 +104,8 @@ def _pack(chunk: EndedChunk, stored: _Chunk) -> bytes:
                 state=stored.cut_off or "cancelled",
                 seq=0,
                 fault=items[place].fault,
+                metadata=items[place].metadata,
+                project=items[place].project,
             )
     for ended in stored.ended:
         place = ended.index - stored.first
@@ -148,4 +150,6 @@ def _result(ended: EndedItem, item: BatchItem | None, earlier: ItemResult | None
         captured=ended.captured,
         fault=fault,
         item=item if ended.state == "failed" and item is not None and not item.fault else None,
+        metadata=named.metadata if named is not None else None,
+        project=named.project if named is not None else None,
     )

@@ -13,6 +13,8 @@ from shared.clock import iso
 from shared.stores import batches
 from shared.wire.account import MICROCREDITS_PER_CREDIT
 from shared.wire.batch import Batch, ItemResult
+from shared.wire.conversation import CallPart
+from shared.wire.event import ToolCall
 from shared.wire.message import AssistantMessage, decode_assistant
 from shared.wire.submission import AUTO
 
@@ -104,7 +106,13 @@ def _answer(answer: AssistantMessage, sign: stream_events.Sign) -> batch_wire.It
         finish_reason=answer.visible_finish_reason,
         model=AUTO if answer.model is None else answer.model.identifier,
         created_at=iso(answer.created),
+        tool_calls=_tool_calls(answer),
     )
+
+
+def _tool_calls(answer: AssistantMessage) -> list[ToolCall] | msgspec.UnsetType:
+    calls = [ToolCall.of(part) for part in answer.parts if isinstance(part, CallPart)]
+    return calls or msgspec.UNSET
 
 
 def _failure(item: ItemResult, answer: AssistantMessage | None) -> fields.Failure | None:

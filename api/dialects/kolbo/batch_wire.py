@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.dialects.kolbo import wire
 from api.wire import fields
 from shared.wire.batch import BatchState, ItemState, PauseReason
+from shared.wire.event import ToolCall
 
 BatchId = Annotated[str, Meta(description="The batch's id.")]
 CustomId = Annotated[
@@ -137,6 +138,10 @@ class ItemAnswer(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="The model that was asked for; `auto` where Smart Select chose.")
     ]
     created_at: fields.CreatedAt
+    tool_calls: Annotated[
+        list[ToolCall] | UnsetType,
+        Meta(description="Its calls of tools, as the event `tool_call`; absent where it has none."),
+    ] = UNSET
 
 
 class ResultLine(msgspec.Struct, frozen=True, kw_only=True):

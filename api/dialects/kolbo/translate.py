@@ -126,7 +126,7 @@ def _enhancement(generation: Generation, *, may_reword: bool) -> wire.Enhancemen
     else:
         default_reason: Reason = "as_written" if generation.state == "completed" else "ended"
         reason = (
-            clarity.reason_not_to_reword(user.content) if user is not None else None
+            clarity.reason_not_to_reword(user.content) if user and user.content else None
         ) or default_reason
     return wire.Enhancement(applied=False, reason=sentence(reason), text=None)
 
