@@ -7,6 +7,8 @@ from typing import Final
 from shared.errors import Code, RequestError
 
 BLOCK_BYTES: Final = 65_536
+# What is unpacked in one step, so that the rest behind a short member is not copied for each one.
+_STEP_BYTES: Final = 16_384
 _GZIP: Final = zlib.MAX_WBITS | 16
 
 
@@ -17,7 +19,14 @@ class GzipUnpacker:
         self._inflater = zlib.decompressobj(_GZIP)
 
     def feed(self, packed: bytes) -> Iterator[bytes]:
-        """Yield what more bytes unpack to, in blocks. Raises RequestError (INVALID_FIELDS)."""
+        """Yield what more bytes unpack to, in blocks, which may be empty.
+
+        Each step is short, so that others can run after it. Raises RequestError (INVALID_FIELDS).
+        """
+        for first in range(0, len(packed), _STEP_BYTES):
+            yield from self._feed(packed[first : first + _STEP_BYTES])
+
+    def _feed(self, packed: bytes) -> Iterator[bytes]:
         while True:
             if self._inflater.eof:
                 # Zeros may fill up the last member.
@@ -26,8 +35,7 @@ class GzipUnpacker:
                     return
                 self._inflater = zlib.decompressobj(_GZIP)
             block = self._unpack(packed)
-            if block:
-                yield block
+            yield block
             packed = self._inflater.unused_data or self._inflater.unconsumed_tail
             if not packed and len(block) < BLOCK_BYTES:
                 return

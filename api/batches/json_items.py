@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from typing import Final
 
 from api.batches.lines import NumberedLine
+from api.batches.terms import quota_exceeded
 from shared.errors import Code, RequestError
 
 REST_BYTES_MAX: Final = 1_048_576
 _IN_MEMORY_BYTES: Final = 1_048_576
 _STRUCTURE: Final = re.compile(rb'["{}\[\],]')
 _STRING_END: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_ITEMS: Final = re.compile(rb'(?<!\\)"items"\s*:\s*\Z')
+_ITEMS: Final = b'"items"'
 # What of the rest may hold the name before a bracket.
-_NAME_BYTES: Final = 4_096
+_NAME_BYTES: Final = 1_024
 _LENGTH: Final = struct.Struct(">I")
 _TOO_LONG: Final = 0xFFFFFFFF
 # Where brackets stand: in the document, and among the items.
@@ -32,10 +33,11 @@ _ITEMS_DEPTH: Final = 2
 
 
 class JsonItems:
-    """The items of one document, and the rest of it."""
+    """The items of one document, of at most `items_max`, and the rest of it."""
 
-    def __init__(self, item_bytes_max: int) -> None:
+    def __init__(self, item_bytes_max: int, items_max: int) -> None:
         self._item_bytes_max = item_bytes_max
+        self._items_max = items_max
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115  closed by close
         self._rest = bytearray()
         self._item: list[bytes] = []
@@ -50,7 +52,13 @@ class JsonItems:
         self._file.close()
 
     def feed(self, block: bytes) -> None:
-        """Take more of the document. Raises RequestError (INVALID_FIELDS, PAYLOAD_TOO_LARGE)."""
+        """Take more of the document.
+
+        Raises:
+            RequestError: INVALID_FIELDS, PAYLOAD_TOO_LARGE.
+            RefusedError: QUOTA_EXCEEDED.
+
+        """
         start, position = 0, 0
         if self._is_in_string:
             position = self._string_end(block, 0)
@@ -100,8 +108,10 @@ class JsonItems:
         self._depth += 1
         if bracket != b"[" or self._depth != _ITEMS_DEPTH:
             return start
-        before = bytes(self._rest[-_NAME_BYTES:]) + block[start:at]
-        if not _ITEMS.search(before[-_NAME_BYTES:]):
+        before = block[max(start, at - _NAME_BYTES) : at]
+        if len(before) < _NAME_BYTES:
+            before = bytes(self._rest[len(before) - _NAME_BYTES :]) + before
+        if not _names_items(before):
             return start
         if self._has_items:
             raise RequestError("The field `items` appears twice.", Code.INVALID_FIELDS)
@@ -136,6 +146,8 @@ class JsonItems:
 
     def _end_item(self) -> None:
         self._count += 1
+        if self._count > self._items_max:
+            raise quota_exceeded("batch_items", self._count, self._items_max)
         if self._item_size > self._item_bytes_max:
             self._file.write(_LENGTH.pack(_TOO_LONG))
         else:
@@ -162,6 +174,14 @@ class JsonItems:
             self._item.clear()
         else:
             self._item.append(text)
+
+
+def _names_items(before: bytes) -> bool:
+    """Tell whether what stands before a bracket ends with the name `items` and a colon."""
+    name, colon, space = before.rpartition(b":")
+    name = name.rstrip()
+    is_named = bool(colon) and not space.strip() and name.endswith(_ITEMS)
+    return is_named and not name.endswith(b"\\" + _ITEMS)
 
 
 def _invalid() -> RequestError:

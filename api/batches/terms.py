@@ -46,6 +46,11 @@ def quota_exceeded(which: str, used: int, limit: int, rate: Rate | None = None) 
             sentence = f"The account has {used:,} open batches; {limit:,} are allowed."
         case "batch_items":
             sentence = f"The batch has more than the {limit:,} items that are allowed."
+        case "batch_lines":
+            sentence = (
+                f"The body has more than {limit:,} lines, blank ones included, which is twice as "
+                "many as the batch may have items."
+            )
         case _:
             sentence = (
                 f"The account stores {used / _MEGABYTE:,.1f} MB; with this batch it would store "

@@ -1,16 +1,15 @@
-"""One upload from its first byte to its receipt; and how many a process takes at once.
+"""One upload from its first byte to its receipt.
 
-DESIGN. Lines are made into items in slices of `_SLICE_SECONDS`, between which all other requests
-have their turn. Lines are stored as they come: the options of their batch are known before the
-first. A JSON document is read whole before anything is stored, since its options may stand behind
-its items; its items wait in a file. Whatever ends an upload before its body does, what it has
-stored is deleted.
+DESIGN. All work is cut into slices (`time_slices`), whatever a body consists of. Long lines are
+made into items one at a time, since what they are decoded to is many times as large. Lines are
+stored as they come: the options of their batch are known before the first. A JSON document is read
+whole before anything is stored, since its options may stand behind its items; its items wait in a
+file. Whatever ends an upload before its body does, what it has stored is deleted.
 """
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -25,8 +24,9 @@ from api.batches.item_names import ItemNames
 from api.batches.json_items import JsonItems
 from api.batches.lines import LineCutter, NumberedLine
 from api.batches.terms import BatchReceipt, BatchTerms, quota_exceeded
+from api.batches.time_slices import TimeSlices
+from api.batches.upload_places import UploadPlaces
 from api.guards.identify import Caller
-from api.guards.rate_limits import headers
 from api.live_fleet import LiveFleet
 from api.wire.fields import InvalidItem
 from shared import ids
@@ -42,15 +42,16 @@ from shared.redis.functions import (
 )
 from shared.settings import Settings
 from shared.telemetry import logs
+from shared.tiers import Tier
 from shared.wire.batch import BatchState
 
-_SLICE_SECONDS: Final = 0.001
-_RETRY_SECONDS: Final = 5
 _UNDER_WAY_SECONDS_MAX: Final = 10
 # A longer line is made into an item in another thread: one full of escapes takes a millisecond.
 _LONG_LINE_BYTES: Final = 16_384
 # What is stored of a body that is not compressed, at least: texts shrink to a third.
 _STORED_SHARE: Final = 3
+# Blank lines count too: a body may have so many lines for each item that its batch may have.
+_LINES_PER_ITEM: Final = 2
 
 
 class UploadHead(NamedTuple):
@@ -87,7 +88,12 @@ class Uploads:
     store: Store
     submissions: Submissions
     live_fleet: LiveFleet
-    _by_account: Counter[str] = field(default_factory=Counter, init=False)
+    _places: UploadPlaces = field(init=False)
+    _long_lines: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        """Have no upload yet."""
+        self._places = UploadPlaces(self.settings, self.store.clock)
 
     async def receive_lines(
         self, head: UploadHead, body: BodyStream, terms: BatchTerms, reader: LineReader
@@ -97,18 +103,19 @@ class Uploads:
         Raises:
             RequestError: INVALID_FIELDS, MISSING_FIELDS, PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT,
                 IDEMPOTENCY_MISMATCH.
-            RefusedError: RATE_LIMITED, QUOTA_EXCEEDED, QUEUE_FULL, UPLOAD_UNDER_WAY.
-            UnavailableError: Redis is away, or too many bodies arrive; it may be sent again.
+            RefusedError: RATE_LIMITED, QUOTA_EXCEEDED, QUEUE_FULL, UPLOAD_UNDER_WAY, UNAVAILABLE.
+            UnavailableError: Redis is away, or others need the place; it may be sent again.
 
         """
-        with self._place(head.caller):
+        with self._places.hold(head.caller.account, body):
             await body.load_short()
             known, opened = await self._begin(head, terms, reader)
             if opened is None:
                 async for _ in body.blocks():
                     pass
                 return await self._replay(head, known, body.fingerprint)
-            return await self._store(head, opened, body, self._lines(body))
+            lines_max = _LINES_PER_ITEM * self._tier(head).batch_items_max
+            return await self._store(head, opened, body, self._lines(body, lines_max))
 
     async def receive_document(
         self,
@@ -117,10 +124,16 @@ class Uploads:
         read_terms: Callable[[bytes], tuple[BatchTerms, LineReader]],
     ) -> BatchReceipt:
         """Store a batch whose items stand in a JSON document. Raises as `receive_lines`."""
-        with self._place(head.caller), contextlib.closing(JsonItems(self._line_bytes_max)) as found:
+        items_max = self._tier(head).batch_items_max
+        with (
+            self._places.hold(head.caller.account, body),
+            contextlib.closing(JsonItems(self._line_bytes_max, items_max)) as found,
+        ):
             async for block in body.blocks():
-                await self._feed(found, block)
-            terms, reader = read_terms(found.finish())
+                for first in range(0, len(block), _SCAN_BYTES):
+                    found.feed(block[first : first + _SCAN_BYTES])
+                    await body.slices.give_way()
+            terms, reader = await self._read_terms(read_terms, found.finish())
             known, opened = await self._begin(head, terms, reader)
             if opened is None:
                 return await self._replay(head, known, body.fingerprint)
@@ -130,37 +143,23 @@ class Uploads:
     def _line_bytes_max(self) -> int:
         return self.settings.api.body_bytes_max
 
-    @contextlib.contextmanager
-    def _place(self, caller: Caller) -> Iterator[None]:
-        """Count an upload. Raises where there are as many as may be."""
-        account, api = caller.account.id, self.settings.api
-        if self._by_account[account] >= api.uploads_per_account:
-            raise RefusedError(
-                f"The account sends {api.uploads_per_account} batches already, as many as it may.",
-                Code.RATE_LIMITED,
-                retry_after_seconds=_RETRY_SECONDS,
-                headers=headers(api.uploads_per_account, _RETRY_SECONDS),
-            )
-        if self._by_account.total() >= api.uploads_max:
-            raise RefusedError(
-                "As many batches arrive here as may. Send it again in a moment.",
-                Code.UNAVAILABLE,
-                retry_after_seconds=_RETRY_SECONDS,
-            )
-        self._by_account[account] += 1
-        try:
-            yield
-        finally:
-            self._by_account[account] -= 1
-            self._by_account += Counter()
+    def _tier(self, head: UploadHead) -> Tier:
+        return self.settings.limits.of(head.caller.account.tier)
+
+    async def _read_terms(
+        self, read_terms: Callable[[bytes], tuple[BatchTerms, LineReader]], rest: bytes
+    ) -> tuple[BatchTerms, LineReader]:
+        if len(rest) <= _LONG_LINE_BYTES:
+            return read_terms(rest)
+        async with self._long_lines:
+            return await asyncio.to_thread(read_terms, rest)
 
     async def _begin(
         self, head: UploadHead, terms: BatchTerms, reader: LineReader
     ) -> tuple[BatchKnown | None, Opened | None]:
         """Begin a batch, or find the one that the Idempotency-Key stands for."""
-        caller, limits = head.caller, self.settings.limits
+        caller, tier = head.caller, self._tier(head)
         await self.store.rejections.check_batch_memory(caller, head.stored_bytes)
-        tier = limits.of(caller.account.tier)
         ask = BeginBatchAsk(
             account=caller.account.id,
             batch=ids.new_id(),
@@ -224,10 +223,14 @@ class Uploads:
             is_replayed=True,
         )
 
-    async def _lines(self, body: BodyStream) -> AsyncGenerator[Iterable[NumberedLine], None]:
+    async def _lines(
+        self, body: BodyStream, lines_max: int
+    ) -> AsyncGenerator[Iterable[NumberedLine], None]:
         cutter = LineCutter(self._line_bytes_max)
         async for block in body.blocks():
             yield cutter.cut(block)
+            if cutter.number > lines_max:
+                raise quota_exceeded("batch_lines", cutter.number, lines_max)
         yield cutter.finish()
 
     async def _store(
@@ -244,7 +247,7 @@ class Uploads:
                 maker = ItemMaker(self.submissions, opened.reader, names, head.request_id)
                 async with contextlib.aclosing(groups):
                     async for group in groups:
-                        await self._add(group, maker, writer, terms)
+                        await self._add(group, maker, writer, terms, body.slices)
             _check_items(writer, terms)
             fingerprint = body.fingerprint if head.idempotency is not None else None
             await writer.finish(self._deadline_ms(terms), fingerprint)
@@ -269,14 +272,14 @@ class Uploads:
         maker: ItemMaker,
         writer: ChunkWriter,
         terms: BatchTerms,
+        slices: TimeSlices,
     ) -> None:
         """Make items of lines and store them, in slices."""
-        clock = self.store.clock
         maker.use(await self.live_fleet.current())
-        until = clock.monotonic() + _SLICE_SECONDS
         for number, raw in group:
             if raw is not None and len(raw) > _LONG_LINE_BYTES:
-                item = await asyncio.to_thread(maker.make, number, raw)
+                async with self._long_lines:
+                    item = await asyncio.to_thread(maker.make, number, raw)
             else:
                 item = maker.make(number, raw)
             if item.fault and terms.is_rejecting and not writer.invalid:
@@ -284,16 +287,9 @@ class Uploads:
             if writer.add(item):
                 await writer.write()
                 maker.use(await self.live_fleet.current())
-            if clock.monotonic() >= until:
-                await clock.sleep(0)
-                until = clock.monotonic() + _SLICE_SECONDS
+            if slices.is_used_up:
+                await slices.give_way()
         await writer.renew()
-
-    async def _feed(self, found: JsonItems, block: bytes) -> None:
-        """Cut items from a block, in slices."""
-        for first in range(0, len(block), _SCAN_BYTES):
-            found.feed(block[first : first + _SCAN_BYTES])
-            await self.store.clock.sleep(0)
 
     def _deadline_ms(self, terms: BatchTerms) -> int:
         limits = self.settings.limits
@@ -301,8 +297,8 @@ class Uploads:
         return int(min(seconds, limits.deadline_seconds_max) * 1000)
 
 
-# What is scanned of a document in one slice.
-_SCAN_BYTES: Final = 16_384
+# What is scanned of a document in one step.
+_SCAN_BYTES: Final = 1_024
 
 
 async def _once(items: Iterable[NumberedLine]) -> AsyncGenerator[Iterable[NumberedLine], None]:

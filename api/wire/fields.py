@@ -137,12 +137,14 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="CONTEXT_TOO_LONG: what the largest model has that it could go to."),
     ] = UNSET
     quota: Annotated[
-        Literal["sessions", "stored_bytes", "keys", "open_batches", "batch_items"] | UnsetType,
+        Literal["sessions", "stored_bytes", "keys", "open_batches", "batch_items", "batch_lines"]
+        | UnsetType,
         Meta(
             description="QUOTA_EXCEEDED: what the account has too much of: sessions, or bytes of "
             "the messages, answers, names and metadata that its sessions and batches hold, or API "
-            "keys, or batches that have not ended; or what the batch has too many of: items. "
-            "Deleting sessions, batches or keys makes room."
+            "keys, or batches that have not ended; or what the batch has too many of: items, or "
+            "lines, of which it may have twice as many, blank ones included. Deleting sessions, "
+            "batches or keys makes room."
         ),
     ] = UNSET
     used: Annotated[

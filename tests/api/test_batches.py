@@ -5,6 +5,7 @@ import gc
 import gzip
 import json
 import secrets
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -12,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from api.batches.item_maker import ItemMaker
 from shared.errors import RequestError
 from shared.redis import keys
 from shared.wire import submission as submissions
@@ -495,6 +497,19 @@ async def test_quotas_name_figure_and_limit(system: System) -> None:
     assert (refusal["quota"], refusal["used"], refusal["limit"]) == ("open_batches", 1, 1)
 
 
+async def test_blank_lines_are_not_free(system: System) -> None:
+    system.change_tier("free", batch_items_max=200)
+    await system.front()
+    api = await system.customer("two", tier="free")
+    line = _jsonl({"message": "a"})
+    assert body(await _send(api, (line + b"\r\n") * 200))["total"] == 200
+    for blank in (b"\n", b" \n", b"\r\n"):
+        content = gzip.compress(blank * 1_000_000 + line)
+        refusal = refused(await _send(api, content, _GZIP), 403, "QUOTA_EXCEEDED")
+        assert (refusal["quota"], refusal["limit"]) == ("batch_lines", 400)
+    refused(await _send(api, b" " * 1_000_000, _LINES), 400, "MISSING_FIELDS")
+
+
 def _random_texts(count: int, length: int) -> list[str]:
     return [secrets.token_hex(length // 2) for _ in range(count)]
 
@@ -524,6 +539,62 @@ async def test_more_uploads_than_may_be_are_refused_for_a_moment(system: System)
     until.set()
     assert [body(await each)["total"] for each in begun] == [2, 2]
     assert body(await _send(clients[2], line))["total"] == 1
+
+
+async def test_slow_uploads_keep_nobody_out(system: System) -> None:
+    system.change("api", uploads_max=4, uploads_per_account=2)
+    await system.front()
+    slow = [
+        await _begin_slowly(await system.customer(name, tier="free"), media_type)
+        for name in ("one", "two")
+        for media_type in ("application/jsonl", "application/json")
+    ]
+    other = await system.customer("three", tier="free")
+    assert body(await _send(other, _jsonl({"message": "a"})))["total"] == 1
+    answers = [asyncio.create_task(reader.readuntil(b"}")) for reader, _ in slow]
+    (ended,), waiting_still = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+    answer = (await ended).decode()
+    assert answer.startswith("HTTP/1.1 503")
+    assert "ended for that of another account" in answer
+    assert "\r\nretry-after: 5\r\n" in answer
+    for _, writer in slow:
+        writer.close()
+    await asyncio.gather(*waiting_still, return_exceptions=True)
+
+
+async def _begin_slowly(
+    api: ApiClient, media_type: str
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Begin an upload, and return when the front waits for its body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.base_url.port)
+    key = api.headers["x-api-key"]
+    head = f"POST {BATCHES} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\nexpect: 100-continue\r\n"
+    fields = f"content-type: {media_type}\r\ncontent-length: 1000000\r\n\r\n"
+    writer.write(f"{head}{fields}".encode())
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+    return reader, writer
+
+
+async def test_long_lines_are_decoded_one_at_a_time(
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, entered, most = ItemMaker.make, threading.Semaphore(0), 0
+
+    def counted(self: ItemMaker, number: int, raw: bytes | None) -> BatchItem:
+        nonlocal most
+        most += 1
+        # Nobody else enters meanwhile.
+        assert not entered.acquire(timeout=0.02), "two lines at a time"
+        entered.release()
+        item = make(self, number, raw)
+        assert entered.acquire(blocking=False)
+        return item
+
+    monkeypatch.setattr(ItemMaker, "make", counted)
+    line = _jsonl({"message": "a" * 20_000})
+    made = await asyncio.gather(*(_send(api, line) for _ in range(4)))
+    assert [body(each)["total"] for each in made] == [1] * 4
+    assert most == 4
 
 
 async def test_a_server_without_room_refuses_before_the_body(

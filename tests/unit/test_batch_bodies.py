@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from api.batches.gzip_stream import BLOCK_BYTES, GzipUnpacker
 from api.batches.item_names import ItemNames
 from api.batches.json_items import JsonItems
 from api.batches.lines import LineCutter, NumberedLine
-from shared.errors import RequestError
+from shared.errors import RefusedError, RequestError
 
 _LONG = 1_000_000
 _TEXTS = st.text(st.sampled_from('a"\\{}[],: \n\u00e9'), max_size=8)
@@ -53,10 +54,18 @@ def test_lines_are_those_of_the_whole_body(lines: list[bytes], sizes: list[int])
     assert _lines(content, list(sizes), 5) == short
 
 
+def test_lines_among_very_many_blank_ones_have_their_numbers() -> None:
+    blank = b" \n\r\n" * 5_000
+    content = blank + b"a\n" + blank + b" b\n" + b"c" * 30 + b"\n" + blank + b"d"
+    expected = [(10_001, b"a"), (20_002, b" b"), (20_003, None), (30_004, b"d")]
+    assert _lines(content, [len(content)], 20) == expected
+    assert _lines(content, [30_000], 20) == expected
+
+
 def _document(
     content: bytes, sizes: list[int], longest: int = _LONG
 ) -> tuple[object, list[object]]:
-    items = JsonItems(longest)
+    items = JsonItems(longest, 1_000)
     try:
         for block in _blocks(content, sizes):
             items.feed(block)
@@ -89,6 +98,41 @@ def test_items_are_those_of_the_whole_document(
     rest, found = _document(content, list(sizes))
     assert found == items
     assert rest == {**document, "items": []}
+
+
+def test_a_document_with_too_many_items_is_refused_at_the_first_of_these() -> None:
+    items = JsonItems(_LONG, 2)
+    items.feed(b'{"items":[1,2')
+    with pytest.raises(RefusedError) as caught:
+        items.feed(b",3,")
+    assert caught.value.details == {"quota": "batch_items", "used": 3, "limit": 2}
+    items.close()
+
+
+def test_many_lists_beside_the_items_take_no_longer_than_texts() -> None:
+    # In whatever order the machine is busy; a search before each bracket takes 100 times as long.
+    lists, texts = (
+        min(_scan_seconds(b'{"a":[' + value * 20_000 + b"1]}") for _ in range(3))
+        for value in (b"[],", b'"",')
+    )
+    assert lists < 20 * texts
+
+
+def _scan_seconds(content: bytes) -> float:
+    items = JsonItems(_LONG, 1)
+    began = time.process_time()
+    for block in _blocks(content, [1_024]):
+        items.feed(block)
+    items.finish()
+    items.close()
+    return time.process_time() - began
+
+
+def test_a_name_that_ends_with_an_escaped_quote_is_not_that_of_the_items() -> None:
+    content = b'{"a\\"items": [1], "b": "items", "items" : [2]}'
+    rest, found = _document(content, [5])
+    assert found == [2]
+    assert rest == {'a"items': [1], "b": "items", "items": []}
 
 
 def test_a_long_item_is_not_kept() -> None:

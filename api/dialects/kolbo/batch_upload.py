@@ -184,7 +184,9 @@ CREATE: Final = Endpoint(
     "invalid one has failed, and the others run. As JSON lines (also `application/x-ndjson`) of up "
     "to 1 GB, with the options in the query, or as a JSON document of up to 32 MiB. "
     "`Content-Encoding: gzip` is taken; then the bounds are those of the unpacked body. A body may "
-    "take as long as it brings at least 1 KiB a second. Nothing runs before it has ended, and "
+    "take as long as it brings at least 1 KiB a second; where others wait to send theirs, a slow "
+    "one may be ended with 503, to be sent again. Blank lines are skipped; with them there may be "
+    "twice as many lines as items. Nothing runs before it has ended, and "
     "nothing is left of one that does not.",
     streamed_body=_BODY,
     replies=upload_wire.CreateBatchReply,
