@@ -42,6 +42,7 @@ from tests.support import stored_batches
 from tests.support.redis_functions import CHANNELS, KEEP, RedisFunctions, Ticket
 from tests.support.stored_batches import in_chunks, item, items
 from worker.batches import packer
+from worker.batches.work import BatchWork
 
 _DOWN = Failure(
     message="The provider is down.", category="provider_error", code="UPSTREAM_500", retryable=True
@@ -688,6 +689,46 @@ async def test_a_key_of_another_type_does_not_stop_the_settling_of_items(
     if family is keys.BATCH:
         totals = keys.ACCOUNT_TOTALS(batches.root, "ann")
         await batches.redis.call("HDEL", totals, "stored_batches")
+
+
+@pytest.mark.parametrize(
+    "family", [keys.BATCH_CHUNK, keys.BATCH_ITEMS, keys.BATCH_RESULTS, keys.BATCH_STARTS]
+)
+async def test_a_chunk_of_another_type_ends_its_batch_and_holds_up_no_other(
+    batches: Batches, family: keys.Key
+) -> None:
+    damaged = await batches.store([items(2)])
+    sound = await batches.store([items(2)])
+    await batches.feed()
+    await batches.complete()
+    chunk = () if family is keys.BATCH_STARTS else (0,)
+    where = family(batches.root, "ann", damaged, *chunk)
+    stored = await batches.redis.call("DUMP", where)
+    await batches.redis.call("DEL", where)
+    await batches.redis.call("ZADD", where, 1, "x")
+    work = BatchWork(batches.redis, batches.settings, SystemClock())
+    await work.pack_ended(batches.root)
+    assert (await batches.record(damaged))["state"] == "failed"
+    assert (await batches.record(damaged))["damaged"] == "1"
+    assert len(await batches.results(sound)) == 2
+    assert not await batches.redis.call("EXISTS", keys.BATCH_CHUNKS_TO_PACK(batches.root))
+    await batches.redis.call("DEL", where)
+    if stored is not None:
+        await batches.redis.call("RESTORE", where, 0, stored)
+
+
+async def test_an_answer_of_another_type_is_lost_alone(batches: Batches) -> None:
+    batch = await batches.store([items(2)])
+    await batches.feed()
+    await batches.complete()
+    where = keys.TURNS(batches.root, "ann", f"{batch}-0", 0)
+    await batches.redis.call("DEL", where)
+    await batches.redis.call("RPUSH", where, "x")
+    await batches.pack()
+    lost, kept = await batches.results(batch)
+    assert lost is not None
+    assert kept is not None
+    assert (lost.answer, bool(lost.fault), bool(kept.answer)) == (b"", True, True)
 
 
 async def test_a_damaged_item_counts_as_failed(batches: Batches) -> None:

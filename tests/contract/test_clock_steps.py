@@ -7,14 +7,17 @@ from typing import Final
 
 import pytest
 
+from shared.batches.feed import BatchFeeder
 from shared.clock import SystemClock
 from shared.redis import functions, keys
 from shared.redis.client import Redis
 from shared.redis.functions import AdmitCallAsk, BeginProbeAsk, Breaker, Rejected
-from shared.settings import RedisSettings
+from shared.settings import RedisSettings, Settings
 from shared.stores import fleet
 from shared.wire.fleet import WorkerReport
+from tests.support import stored_batches
 from tests.support.redis_functions import RedisFunctions
+from tests.support.stored_batches import in_chunks, items
 
 HOUR_MS: Final = 3_600_000
 _GAP_MS: Final = 1_000
@@ -91,6 +94,43 @@ async def test_clock_that_jumps_ahead_ends_no_lease_of_a_live_worker(
     assert await queue.beat(claimed, lease_ms=2_000) == []
     assert await queue.stage(ticket) == "routing"
     await queue.complete(claimed)
+
+
+async def test_batches_are_fed_and_packed_in_time(queue: RedisFunctions, redis: Redis) -> None:
+    await queue.grant(1_000)
+    batch = await stored_batches.store(redis, queue.root, in_chunks(items(2), 1))
+    await queue.reap(gap_ms=_GAP_MS)
+    await BatchFeeder(redis, Settings(redis=queue.settings), SystemClock()).feed(queue.root, "ann")
+    settled = await queue.complete(await queue.claim_one())
+    # The worker that was asked died.
+    assert settled.wants_pack
+    for key in (keys.BATCH_WORK, keys.BATCH_CHUNKS_TO_PACK):
+        await _add_to_scores(redis, key(queue.root), HOUR_MS)
+    later = f"ann:{'x' * 23}"
+    await redis.call("ZADD", keys.BATCH_WORK(queue.root), 3 * SystemClock().now_ms(), later)
+    await _set_back(queue, redis)
+    await queue.reap(gap_ms=_GAP_MS)
+    soon = SystemClock().now_ms() + 10_000
+    for key, name in (
+        (keys.BATCH_WORK, f"ann:{batch}"),
+        (keys.BATCH_CHUNKS_TO_PACK, f"ann:{batch}:0"),
+    ):
+        assert await redis.call("ZSCORE", key(queue.root), name) < soon
+    # What is due in years is not shifted.
+    assert await redis.call("ZSCORE", keys.BATCH_WORK(queue.root), later) > 2 * soon
+    await redis.call("ZREM", keys.BATCH_WORK(queue.root), later)
+
+
+async def test_a_mark_of_feeding_holds_up_no_settlement(
+    queue: RedisFunctions, redis: Redis
+) -> None:
+    await queue.grant(1_000)
+    await stored_batches.store(redis, queue.root, [items(300)])
+    await BatchFeeder(redis, Settings(redis=queue.settings), SystemClock()).feed(queue.root, "ann")
+    await redis.call("HSET", keys.ACCOUNT_TOTALS(queue.root, "ann"), "batch_feeding",
+        SystemClock().now_ms() + HOUR_MS)  # fmt: skip
+    settled = [await queue.complete(await queue.claim_one()) for _ in range(60)]
+    assert any(each.wants_feed for each in settled)
 
 
 @pytest.fixture

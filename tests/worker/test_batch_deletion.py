@@ -13,6 +13,7 @@ from shared.redis.functions import (
     BeginBatchAsk,
     DeleteBatchAsk,
     FinishUploadAsk,
+    StopBatchAsk,
     WriteBatchChunkAsk,
 )
 from shared.settings import RedisSettings, Settings
@@ -128,3 +129,35 @@ async def test_what_a_deletion_left_is_deleted(stored: _Stored) -> None:
     assert len(await stored.left()) > 70
     assert await stored.look_after() == 1
     assert await stored.left() == []
+
+
+@pytest.mark.parametrize("family", [keys.BATCH, keys.BATCH_WINDOW])
+async def test_a_damaged_batch_holds_up_none_that_is_due_later(
+    stored: _Stored, family: keys.Key
+) -> None:
+    damaged = await stored.ended(1, 1)
+    await stored.redis.call("HSET", keys.BATCH(stored.root, "ann", damaged), "state", "running")
+    where = family(stored.root, "ann", damaged)
+    await stored.redis.call("DEL", where)
+    await stored.redis.call("RPUSH", where, "x")
+    due = await stored.upload(2, upload_ms=0, key="other")
+    await stored.redis.call("ZADD", keys.BATCH_WORK(stored.root), 2, f"ann:{due}")
+    assert await stored.look_after() == 2
+    assert [name for name in await stored.left() if due in name] == []
+    # It is tried again, later.
+    assert await stored.look_after() == 0
+    assert await stored.redis.call("ZSCORE", keys.BATCH_WORK(stored.root), f"ann:{damaged}")
+    left = await stored.left()
+    await stored.redis.call("DEL", *left, keys.ACCOUNT_TOTALS(stored.root, "ann"))
+
+
+async def test_a_damaged_upload_is_none_that_is_under_way(stored: _Stored) -> None:
+    batch = await stored.upload(1, upload_ms=0)
+    name = keys.BATCH(stored.root, "ann", batch)
+    await stored.redis.call("HSET", name, "seq", "many")
+    ask = StopBatchAsk(account="ann", batch=batch, stop="cancelled")
+    await functions.stop_batch(stored.redis, stored.root, ask)
+    assert await stored.redis.call("HGET", name, "state") == b"failed"
+    totals = keys.ACCOUNT_TOTALS(stored.root, "ann")
+    assert int(await stored.redis.call("HGET", totals, "batch_uploads")) == 0
+    await stored.redis.call("DEL", *await stored.left(), totals)

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from shared.errors import WrongTypeError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import EndedChunk, EndedItem, PackChunkAsk, ReadEndedAsk
@@ -45,8 +46,16 @@ class _Chunk(NamedTuple):
 async def pack(redis: Connection, root: str, chunk: EndedChunk) -> bool:
     """Pack one chunk; return whether it is packed by now."""
     for _ in range(_READS_MAX):
-        stored = await _read(redis, root, chunk)
+        try:
+            stored = await _read(redis, root, chunk)
+        except WrongTypeError:
+            stored = None
         if stored is None:
+            # The batch was deleted meanwhile, or is damaged: the function finds that, too.
+            nothing = PackChunkAsk(
+                account=chunk.account, batch=chunk.batch, chunk=chunk.chunk, seqs=()
+            )
+            await functions.pack_chunk(redis, root, nothing, b"")
             return False
         blob = await asyncio.to_thread(_pack, chunk, stored)
         ask = PackChunkAsk(
@@ -77,10 +86,6 @@ async def _read(redis: Connection, root: str, chunk: EndedChunk) -> _Chunk | Non
     )
     stop, state, position = record
     if state is None or len(start) < _NUMBER_BYTES:
-        # Deleted meanwhile: the function finds that, too, and forgets the chunk.
-        await functions.pack_chunk(
-            redis, root, PackChunkAsk(account=account, batch=batch, chunk=number, seqs=()), b""
-        )
         return None
     [first] = struct.unpack(">I", start)
     return _Chunk(

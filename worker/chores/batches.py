@@ -7,6 +7,7 @@ upload that was given up, a batch whose retention is over, and what is left of a
 
 from typing import Final
 
+from shared.errors import UnavailableError
 from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import DeleteBatchAsk, DeleteBatchPiecesAsk
@@ -15,6 +16,8 @@ from worker.batches.work import BatchWork
 from worker.partition_guard import PartitionGuard
 
 _BATCHES_AT_ONCE: Final = 100
+# When a batch whose work failed is tried again, so that it holds up none behind it.
+_TRY_AGAIN_MS: Final = 5_000
 
 
 async def look_after(
@@ -31,12 +34,24 @@ async def look_after(
                 _BATCHES_AT_ONCE,
             )  # fmt: skip
             for name in due:
-                account, _, batch = name.decode().partition(":")
-                if not await _delete_due(redis, root, account, batch):
-                    await work.advance(root, account, batch)
+                with partition_guard("a batch", partition):
+                    await _look_at(redis, root, name, work, now_ms)
             await work.pack_ended(root)
             count += len(due)
     return count
+
+
+async def _look_at(redis: Connection, root: str, name: bytes, work: BatchWork, now_ms: int) -> None:
+    account, _, batch = name.decode().partition(":")
+    try:
+        if not await _delete_due(redis, root, account, batch):
+            await work.advance(root, account, batch)
+    except UnavailableError:
+        raise
+    except Exception:
+        at = now_ms + _TRY_AGAIN_MS
+        await redis.call("ZADD", keys.BATCH_WORK(root), "XX", "GT", at, name)
+        raise
 
 
 async def _delete_due(redis: Connection, root: str, account: str, batch: str) -> bool:

@@ -23,6 +23,30 @@ local function adopt(root, account, id)
   batches.keep(root, account, id)
 end
 
+-- Counts the ends among some items of the window. Returns the cursor of the next ones, '0' at the end.
+local function adopt_some(root, account, id, cursor)
+  local is_read, reply = pcall(redis.call, 'SSCAN', batch_window_key(root, account, id), cursor, 'COUNT', SCANNED)
+  if not is_read then
+    batches.set_aside_if_damaged(root, account, id, reply)
+    return '0'
+  end
+  for _, tail in ipairs(reply[2]) do adopt(root, account, id .. '-' .. tail) end
+  return reply[1]
+end
+
+-- Whatever becomes of a batch now, it makes room for those behind it that are due.
+local function schedule(root, account, id, record, now)
+  local at = now + (record.stop and batches.STOP_LOOK_MS or batches.LOOK_MS)
+  if record.state == 'validating' then
+    at = tonumber(record.upload_ends) or at
+  elseif batches.FINAL[record.state] then
+    at = record.unfed and now + batches.STOP_LOOK_MS or tonumber(record.delete_at) or now + batches.KEPT_MS
+  elseif record.deadline and record.deadline > now then
+    at = math.min(at, record.deadline)
+  end
+  redis.call('ZADD', batch_work_key(root), int(at), member(account, id))
+end
+
 local function adopt_items(root, ask)
   local account, id = ask.account, ask.batch
   local record = batches.load_or_set_aside(root, account, id)
@@ -32,17 +56,11 @@ local function adopt_items(root, ask)
   end
   local next_cursor = '0'
   if not batches.FINAL[record.state] then
-    local reply = redis.call('SSCAN', batch_window_key(root, account, id), ask.cursor, 'COUNT', SCANNED)
-    next_cursor = reply[1]
-    for _, tail in ipairs(reply[2]) do adopt(root, account, id .. '-' .. tail) end
+    next_cursor = adopt_some(root, account, id, ask.cursor)
     record = batches.load_or_set_aside(root, account, id) or record
   end
   local now = now_ms()
-  if not batches.FINAL[record.state] and record.state ~= 'validating' then
-    local at = now + (record.stop and batches.STOP_LOOK_MS or batches.LOOK_MS)
-    if record.deadline and record.deadline > now then at = math.min(at, record.deadline) end
-    redis.call('ZADD', batch_work_key(root), int(at), member(account, id))
-  end
+  schedule(root, account, id, record, now)
   return {record.state, next_cursor == '0' and '' or next_cursor,
     batches.may_feed(record) and (batches.has_left(record) or record.total == 0) and 1 or 0, record.stop and 1 or 0,
     record.unfed or -1, record.deadline and record.deadline <= now and 1 or 0}

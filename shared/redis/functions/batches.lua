@@ -95,6 +95,9 @@ function batches.set_aside(root, account, id, problem)
   end
   local now = now_ms()
   if not damage.is_wrong_type('HGET', key, 'state') then
+    if redis.call('HGET', key, 'state') == 'validating' then
+      redis.pcall('HINCRBY', account_totals_key(root, account), 'batch_uploads', '-1')
+    end
     redis.call('HSET', key, 'state', 'failed', 'damaged', '1', 'finished', int(now), 'open', '0',
       'delete_at', int(now + batches.KEPT_MS))
     redis.call('HDEL', key, 'reason', 'stop', 'retrying')
@@ -262,7 +265,9 @@ local function wants_feed(root, account, record, now)
   local has_left = batches.has_left(record) and batches.may_feed(record)
   if not has_left and redis.call('ZCARD', open_batches_key(root, account)) < 2 then return false end
   local totals = account_totals_key(root, account)
-  if (tonumber(redis.call('HGET', totals, 'batch_feeding')) or 0) > now then return false end
+  local fed_until = tonumber(redis.call('HGET', totals, 'batch_feeding')) or 0
+  -- A mark further ahead than possible was set before the clock was set back.
+  if fed_until > now and fed_until <= now + batches.FEED_MS then return false end
   redis.call('HSET', totals, 'batch_feeding', int(now + batches.FEED_MS))
   return true
 end

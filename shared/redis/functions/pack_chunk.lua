@@ -1,7 +1,8 @@
 -- pack_chunk: replace a chunk's generations, messages and input by their packed results.
 -- ASK      account, batch, chunk, seqs ({index, seq}: what the results contain beyond those packed before), blob (the
 --          results, as stored)
--- RETURNS  'packed' (also when repeated), 'changed' (read the chunk again) or 'gone' (there is no such batch)
+-- RETURNS  'packed' (also when repeated), 'changed' (read the chunk again) or 'gone' (there is no such batch,
+--          or its keys are damaged)
 -- ATOMIC   because an answer must be in one of both places, and each charge in the ledger once.
 -- A chunk of which nothing entered the queue before a stop (`unfed`) has no seqs.
 
@@ -36,12 +37,26 @@ local function store(root, ask, record, now)
   end
 end
 
+local function check_keys(root, account, id, chunk)
+  redis.call('HLEN', batch_chunk_key(root, account, id, chunk))
+  for _, key in ipairs({batch_items_key(root, account, id, chunk), batch_results_key(root, account, id, chunk),
+    batch_starts_key(root, account, id)}) do
+    redis.call('STRLEN', key)
+  end
+end
+
 local function pack_chunk(root, ask)
   local account, id, chunk = ask.account, ask.batch, int(ask.chunk)
   local name = member(account, id) .. ':' .. chunk
   local record = batches.load_or_set_aside(root, account, id)
   if not record then
     redis.call('ZREM', batch_chunks_to_pack_key(root), name)
+    return 'gone'
+  end
+  local are_sound, problem = pcall(check_keys, root, account, id, chunk)
+  if not are_sound then
+    redis.call('ZREM', batch_chunks_to_pack_key(root), name)
+    batches.set_aside_if_damaged(root, account, id, problem)
     return 'gone'
   end
   local hash = load_hash(batch_chunk_key(root, account, id, chunk))
@@ -51,8 +66,6 @@ local function pack_chunk(root, ask)
   end
   local items = match_items(hash or {}, ask.seqs)
   if not items or tonumber(hash and hash.left or 0) > 0 then return 'changed' end
-  redis.call('STRLEN', batch_items_key(root, account, id, chunk))
-  redis.call('STRLEN', batch_results_key(root, account, id, chunk))
   redis.call('ZREM', batch_chunks_to_pack_key(root), name)
   store(root, ask, record, now_ms())
   batches.delete_items(root, account, id, items)

@@ -10,7 +10,8 @@ local function read_ended(root, ask)
     local seq, run, letter, captured = string.match(flat[i + 1], '^(%d+) (%d+) (%a) (%d+)$')
     if seq then
       local id = ask.batch .. '-' .. flat[i] .. (run == '1' and '' or '-' .. run)
-      local answer = redis.call('HGET', turns_key(root, ask.account, id, '0'), '1:a') or ''
+      local answer = redis.pcall('HGET', turns_key(root, ask.account, id, '0'), '1:a')
+      if type(answer) ~= 'string' then answer = '' end
       for _, value in ipairs({tonumber(flat[i]), tonumber(seq), tonumber(run), batches.STATES[letter],
         tonumber(captured), answer}) do
         found[#found + 1] = value

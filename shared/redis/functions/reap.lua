@@ -111,10 +111,16 @@ local function detect_gap(root, info, now, gap_ms)
   return known[1] and (math.abs(since) > gap_ms or known[2] ~= server), known[1] and -since or 0, known[3]
 end
 
--- After the clock was set back, deferred turns would wait for as much longer: their times are moved back, too.
-local function shift_deferred(root, set_back_ms)
-  local key = deferred_key(root)
-  for _, name in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, int(-set_back_ms), name) end
+-- After the clock was set back, deferred turns, batches and chunks to pack would wait for as much longer: their times
+-- are moved back, too. Of the batches, those that are due later than that are looked at in time anyway.
+local function shift_times(root, set_back_ms, now)
+  local latest = {[deferred_key(root)] = '+inf', [batch_chunks_to_pack_key(root)] = '+inf',
+    [batch_work_key(root)] = int(now + set_back_ms + 2 * batches.LOOK_MS)}
+  for key, most in pairs(latest) do
+    for _, name in ipairs(redis.pcall('ZRANGE', key, int(now), most, 'BYSCORE')) do
+      redis.call('ZINCRBY', key, int(-set_back_ms), name)
+    end
+  end
 end
 
 -- Gives every lease its whole time again. Listeners reconnect before that has passed; until then no worker is taken for
@@ -301,7 +307,7 @@ local function reap(root, ask)
   damage.is_damage_new = false
   local is_away, set_back_ms, unreported = detect_gap(root, info, at, ask.gap_ms)
   if is_away then renew_all_leases(root, at, ask.lease_ms) end
-  if set_back_ms > ask.gap_ms then shift_deferred(root, set_back_ms) end
+  if set_back_ms > ask.gap_ms then shift_times(root, set_back_ms, at) end
   local dead_workers, absent_count = end_leases_of_absent(root, info, ask, at)
   expire_leases(root, now, ask, done)
   for _, name in ipairs(names_due(deadlines_key(root), now, ask.limit)) do
