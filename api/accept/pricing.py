@@ -70,9 +70,9 @@ def quote(
     search = estimate_search(model, question)
     tokens = question.input_tokens + search.input_tokens
     longest = min(intent.max_output_tokens or model.max_output_tokens, model.max_output_tokens)
-    hold = price.hold(model, tokens, longest, search.searches)
-    held = hold if intent.budget is None else min(hold, intent.budget)
-    affordable = price.affordable_tokens(model, tokens, held, search.searches)
+    hold, affordable = price.hold(model, tokens, longest, search.searches), longest
+    if intent.budget is not None and intent.budget < hold:
+        affordable = price.affordable_tokens(model, tokens, intent.budget, search.searches)
     shortest = min(OUTPUT_TOKENS_MIN, longest)
     return Pricing(
         model=model,

@@ -6,6 +6,7 @@ nothing, since two people behind one API key may send the same message.
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 
 from api import errors
@@ -25,8 +26,12 @@ _KEY_DIGITS: Final = 8
 def origin(caller: Caller, route: str, raw: bytes) -> str:
     """Return what a generation keeps of its request: hashes of route and body, and of API key."""
     request = hashlib.sha256(route.encode() + b"\n" + raw).hexdigest()
-    key = hashlib.sha256(caller.key.id.encode()).hexdigest()
-    return request[:_REQUEST_DIGITS] + key[:_KEY_DIGITS]
+    return request[:_REQUEST_DIGITS] + _key_digits(caller.key.id)
+
+
+@lru_cache(maxsize=1024)
+def _key_digits(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:_KEY_DIGITS]
 
 
 async def receipt(

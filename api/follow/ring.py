@@ -10,7 +10,7 @@ the generation's record, read once for all.
 import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Final, Protocol
 
@@ -60,25 +60,12 @@ class Ring:
         self._one_to_one: dict[OneToOneEncoder, OneToOneFrames] = {}
         self._folded: dict[FoldingEncoder, FoldedFrames] = {}
         self._bytes = 0
-        self._followers: set[Follower] = set()
+        # Woken at each change.
+        self.followers: set[Follower] = set()
         self._reading: asyncio.Task[None] | None = None
         self._is_stale = self._must_check_record = False
         self._published_end: tuple[EventNumber, bytes] | None = None
         self._received_at = clock.monotonic()
-
-    @contextmanager
-    def followed_by(self, follower: Follower) -> Iterator[None]:
-        """Wake a follower at each change."""
-        self._followers.add(follower)
-        try:
-            yield
-        finally:
-            self._followers.discard(follower)
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether any follower is left."""
-        return bool(self._followers)
 
     def one_to_one_frames(self, encoder: OneToOneEncoder) -> OneToOneFrames:
         """Return the frames of an encoder that writes one for each event."""
@@ -240,7 +227,7 @@ class Ring:
         del self._events[:dropped]
 
     def _wake_all(self) -> None:
-        for follower in self._followers:
+        for follower in self.followers:
             follower.wake()
 
 
@@ -254,27 +241,26 @@ class Rings:
         self._subscriber = subscriber
         self._clock = clock
         self._sign = sign
-        self._open: dict[GenerationRef, tuple[Ring, ExitStack]] = {}
+        self._open: dict[GenerationRef, Ring] = {}
 
     @contextmanager
     def join(self, ref: GenerationRef, follower: Follower) -> Iterator[Ring]:
         """Yield the ring of a generation, which wakes the follower from now on."""
-        opened = self._open.get(ref)
-        if opened is None or opened[0].is_broken:
-            opened = self._open[ref] = self._begin(ref)
-        ring, ending = opened
+        ring = self._open.get(ref)
+        if ring is None or ring.is_broken:
+            ring = self._open[ref] = Ring(self._redis, self._clock, ref, self._sign)
+            self._subscriber.add(keys.events_channel(*ref), ring.on_message)
+        ring.followers.add(follower)
         try:
-            with ring.followed_by(follower):
-                yield ring
+            yield ring
         finally:
-            if not ring.is_followed:
-                ending.close()
-                # Another ring may have replaced a broken one.
-                if self._open.get(ref) is opened:
-                    del self._open[ref]
+            ring.followers.discard(follower)
+            if not ring.followers:
+                self._end(ref, ring)
 
-    def _begin(self, ref: GenerationRef) -> tuple[Ring, ExitStack]:
-        ring, ending = Ring(self._redis, self._clock, ref, self._sign), ExitStack()
-        ending.enter_context(self._subscriber.listen(keys.events_channel(*ref), ring.on_message))
-        ending.callback(ring.close)
-        return ring, ending
+    def _end(self, ref: GenerationRef, ring: Ring) -> None:
+        ring.close()
+        self._subscriber.remove(keys.events_channel(*ref), ring.on_message)
+        # Another ring may have replaced a broken one.
+        if self._open.get(ref) is ring:
+            del self._open[ref]

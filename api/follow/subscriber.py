@@ -37,19 +37,29 @@ class Subscriber:
         It is called with None when the subscription takes effect, at once if it already has:
         messages before that may have been missed.
         """
-        other_listeners = self._listeners.setdefault(channel, set())
-        if not other_listeners:
-            self._connection.listen("SUBSCRIBE", channel)
-        other_listeners.add(listener)
+        self.add(channel, listener)
         try:
-            if channel in self._subscribed:
-                listener(None)
             yield
         finally:
-            other_listeners.discard(listener)
-            if not other_listeners:
-                del self._listeners[channel]
-                self._connection.listen("UNSUBSCRIBE", channel)
+            self.remove(channel, listener)
+
+    def add(self, channel: str, listener: Listener) -> None:
+        """Call `listener` as `listen` does, until it is removed."""
+        listeners = self._listeners.get(channel)
+        if listeners is None:
+            listeners = self._listeners[channel] = set()
+            self._connection.listen("SUBSCRIBE", channel)
+        listeners.add(listener)
+        if channel in self._subscribed:
+            listener(None)
+
+    def remove(self, channel: str, listener: Listener) -> None:
+        """Call `listener` no more."""
+        listeners = self._listeners[channel]
+        listeners.discard(listener)
+        if not listeners:
+            del self._listeners[channel]
+            self._connection.listen("UNSUBSCRIBE", channel)
 
     def _resubscribe(self) -> None:
         self._subscribed.clear()

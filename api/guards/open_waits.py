@@ -8,8 +8,7 @@ guarantee of 60 s and the oldest place taken 45 s ago, `Retry-After` is 15.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 from api.guards.rate_limits import Allowance, headers
@@ -35,21 +34,26 @@ class OpenWaits:
         self._clock = clock
         self._held: dict[str, dict[object, _OpenWait]] = {}
 
-    @contextmanager
-    def hold(self, account: Account, end: Callable[[], None]) -> Iterator[None]:
-        """Hold one place; `end` is called when it is evicted.
+    def hold(self, account: Account, end: Callable[[], None]) -> "_Place":
+        """Hold one place during a `with` block; `end` is called when it is evicted.
 
-        Raises RefusedError (RATE_LIMITED) when no place is free or past its guarantee.
+        The block raises RefusedError (RATE_LIMITED) when no place is free or past its guarantee.
         """
-        token, held = object(), self._held.get(account.id, {})
+        return _Place(self, account, end)
+
+    def take(self, token: object, account: Account, end: Callable[[], None]) -> None:
+        """Take one place, which is given back by its token. Raises as `hold`."""
+        held = self._held.get(account.id, {})
         self._evict_oldest(held, self._allowances[account.tier].waits)
         held[token] = _OpenWait(self._clock.monotonic(), end)
         self._held[account.id] = held
-        try:
-            yield
-        finally:
+
+    def give_back(self, token: object, account: Account) -> None:
+        """Give a place back, unless it was evicted."""
+        held = self._held.get(account.id)
+        if held is not None:
             held.pop(token, None)
-            if not held and self._held.get(account.id) is held:
+            if not held:
                 del self._held[account.id]
 
     def _evict_oldest(self, held: dict[object, _OpenWait], waits_max: int) -> None:
@@ -67,3 +71,20 @@ class OpenWaits:
                 headers=headers(waits_max, seconds),
             )
         held.pop(oldest).end()
+
+
+class _Place:
+    """One place, held during a `with` block; a generator would cost each request more."""
+
+    __slots__ = ("_account", "_end", "_open_waits")
+
+    def __init__(self, open_waits: OpenWaits, account: Account, end: Callable[[], None]) -> None:
+        self._open_waits = open_waits
+        self._account = account
+        self._end = end
+
+    def __enter__(self) -> None:
+        self._open_waits.take(self, self._account, self._end)
+
+    def __exit__(self, *_: object) -> None:
+        self._open_waits.give_back(self, self._account)

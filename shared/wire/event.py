@@ -137,6 +137,7 @@ Event = (
 
 _ENDS: Final = frozenset({b"completed", b"failed", b"cancelled"})
 _TYPE_FIRST: Final = b'{"type":"'
+_END_FIRST: Final = tuple(_TYPE_FIRST + name + b'"' for name in sorted(_ENDS))
 
 
 class _Named(msgspec.Struct):
@@ -163,4 +164,6 @@ def name_of(event: bytes) -> bytes:
 
 def is_end(event: bytes) -> bool:
     """Tell whether an encoded event ends its stream."""
+    if event.startswith(_TYPE_FIRST):
+        return event.startswith(_END_FIRST)
     return name_of(event) in _ENDS

@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, Final, cast
 
 import pytest
@@ -117,9 +116,9 @@ def test_an_event_is_one_line_for_every_line_splitter() -> None:
 
 async def test_the_next_event_is_taken_without_a_read(ring: Ring, stream: Stream) -> None:
     reads, follower = stream.reads, Woken()
-    with ring.followed_by(follower):
-        for seq in range(1, 6):
-            ring.on_message(stream.add(1, seq))
+    ring.followers.add(follower)
+    for seq in range(1, 6):
+        ring.on_message(stream.add(1, seq))
     assert stream.reads == reads
     assert follower.times == 5
     piece, last = _read(ring, BEGINNING)
@@ -268,11 +267,12 @@ class FakeSubscriber:
     def __init__(self) -> None:
         self.listening: list[Listener] = []
 
-    @contextmanager
-    def listen(self, _channel: str, on_message: Listener) -> Iterator[None]:
-        """Record a listener while it listens."""
+    def add(self, _channel: str, on_message: Listener) -> None:
+        """Record a listener."""
         self.listening.append(on_message)
-        yield
+
+    def remove(self, _channel: str, on_message: Listener) -> None:
+        """Forget a listener."""
         self.listening.remove(on_message)
 
 

@@ -1,6 +1,6 @@
 """A generation as its caller sees it: accept, cancel, resume, expire, status."""
 
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import msgspec
 
@@ -280,7 +280,7 @@ async def status(redis: Connection, root: str, ask: StatusAsk) -> StatusReply | 
         return None
     now, unfinished, rank, running, running_max, lane_accounts, session_turns_before, *rest = reply
     is_behind_head, first_age, retry_in, body, user, routed, *flat = rest
-    words = [word.decode() for word in flat]
+    words = list(map(bytes.decode, cast("list[bytes]", flat)))
     return StatusReply(
         now_ms=now,
         unfinished=unfinished,
