@@ -1,7 +1,8 @@
 """Runs in which workers, fronts and Redis are killed, and checks that no client notices.
 
 __main__           The command: one run under faults, and its table
-batch_kills        Program: workers and Redis are killed while a batch runs
+batch_kills        Program: API processes, workers and Redis are killed while a batch runs
+batch_api_kills    Its client: repeats what broke when the API process was killed
 batch_run          A small batch that workers run while one of them dies
 chat_clients       Clients that hold conversations through one front, and the receipts they got
 checkouts          Fronts and workers of several checkouts on one Redis, as processes

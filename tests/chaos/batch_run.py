@@ -79,13 +79,20 @@ async def look_after(redis: Redis, settings: Settings, root: str) -> None:
 
 
 def findings(
-    raw_client: RawClient, settings: RedisSettings, root: str, account: str, count: int = ITEMS
+    raw_client: RawClient,
+    settings: RedisSettings,
+    root: str,
+    account: str,
+    batch: str = BATCH,
+    count: int = ITEMS,
+    *,
+    spent: int | None = None,
 ) -> list[Finding]:
-    """Return what does not hold of the batch."""
+    """Return what does not hold of the batch; `spent` is what the account paid, if it had more."""
     found = [Finding("I8", "the keys", fault) for fault in faults(raw_client, settings)]
-    chunks = int(raw_client.fields(keys.BATCH(root, account, BATCH))["chunks"])
+    chunks = int(raw_client.fields(keys.BATCH(root, account, batch))["chunks"])
     stored = [
-        raw_client("GET", keys.BATCH_RESULTS(root, account, BATCH, chunk))
+        raw_client("GET", keys.BATCH_RESULTS(root, account, batch, chunk))
         for chunk in range(chunks)
     ]
     results = [one for chunk in stored if chunk is not None for one in unpack_results(chunk)]
@@ -99,7 +106,8 @@ def findings(
     ]
     totals = raw_client.fields(keys.ACCOUNT_TOTALS(root, account))
     charged = sum(one.captured for one in results if one is not None)
-    if int(totals["settled"]) != charged or int(totals["held"]) != 0 or charged == 0:
+    paid = charged if spent is None else spent
+    if int(totals["settled"]) != paid or paid < charged or int(totals["held"]) != 0 or charged == 0:
         found.append(Finding("I3", account, f"{totals}, but the results cost {charged}"))
     return found
 
