@@ -300,6 +300,25 @@ async def test_what_speaks_no_http_is_trouble(server: Upstream) -> None:
     assert (await refused(url_fetcher, f"http://127.0.0.1:{server.port}/")).kind == "unreachable"
 
 
+@pytest.mark.parametrize(("interim", "is_read"), [(3, True), (5_000, False)])
+async def test_an_answer_may_follow_a_few_interim_ones(
+    server: Upstream, interim: int, *, is_read: bool
+) -> None:
+    """More of them would be parsed in one go, while nothing else in the worker runs."""
+
+    async def script(line: Line) -> None:
+        await line.send(b"HTTP/1.1 102 Processing\r\n\r\n" * interim)
+        await line.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    server.script = script
+    url_fetcher = url_fetcher_of(settings_of(server, "127.0.0.1"))
+    url = f"http://127.0.0.1:{server.port}/"
+    if is_read:
+        assert await fetch(url_fetcher, url) == b"ok"
+    else:
+        assert (await refused(url_fetcher, url)).kind == "unreachable"
+
+
 async def test_proxies_of_the_environment_are_not_asked(
     server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

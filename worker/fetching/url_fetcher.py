@@ -15,6 +15,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain, zip_longest
@@ -34,6 +35,7 @@ from shared.errors import EgressError
 from shared.settings import EgressSettings
 from shared.telemetry import logs
 from worker.fetching.dns_resolver import DnsResolver
+from worker.fetching.response_protocol import BoundedResponseProtocol
 
 # From a host name and the account that asks, to its addresses. Raises OSError.
 Resolve = Callable[[str, str], Awaitable[Sequence[Address]]]
@@ -175,6 +177,10 @@ class UrlFetcher:
             use_dns_cache=False,
             force_close=True,
             ssl=self._tls,
+        )
+        # The only way to another protocol; a test holds that it has its effect.
+        connector._factory = partial(  # type: ignore[assignment]  # noqa: SLF001
+            BoundedResponseProtocol, asyncio.get_running_loop()
         )
         async with (
             aiohttp.ClientSession(
