@@ -22,7 +22,7 @@ from shared.settings import RedisSettings
 # Raised by arq's own client while Redis is away.
 QUEUE_ERRORS: Final = (RedisError, OSError)
 
-CHORES: Final = ("trim", "forget", "recount", "batches", "sweep")
+CHORES: Final = ("trim", "forget", "recount", "sweep")
 _CHORES_DIGEST: Final = hashlib.sha256(" ".join(CHORES).encode()).hexdigest()[:12]
 
 serialize = msgspec.msgpack.Encoder().encode

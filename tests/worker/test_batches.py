@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
+import pytest
 
 from shared.redis import functions, keys
 from shared.redis.functions import GrantAsk, RetryBatchAsk, StopBatchAsk
@@ -18,6 +19,7 @@ from tests.support.waiting import until
 from tests.worker.front import GRANT, Front
 from tests.worker.running_workers import running_worker
 from worker.chores import batches as chore
+from worker.consumer import arq_worker
 
 _ACCOUNT = "mill"
 
@@ -91,6 +93,18 @@ async def test_the_chore_begins_a_batch_that_nobody_feeds(
         assert await chore.look_after(rig.redis, system.settings.redis, work, now_ms) == 1
         await until(rig.has(batch, "completed"))
         await until(rig.is_packed(batch, 1))
+
+
+async def test_an_idle_worker_begins_a_batch_that_nobody_feeds(
+    system: System, front: Front, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arq_worker, "_BATCHES_SECONDS", 0.02)
+    provider.answer = lambda _: ScriptedAnswer(text="Yes")
+    rig = Rig(system, front)
+    batch = await rig.store([items(3)])
+    await rig.redis.call("ZADD", keys.BATCH_WORK(rig.root), 0, f"{_ACCOUNT}:{batch}")
+    async with running_worker(system):
+        await until(rig.has(batch, "completed"))
 
 
 async def test_a_stop_ends_running_items_and_names_what_never_ran(

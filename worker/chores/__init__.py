@@ -1,4 +1,7 @@
-"""Periodic work of the workers; arq's cron starts each chore once per time slot in the whole fleet.
+"""Periodic work of the workers.
+
+arq's cron starts each chore once per time slot in the whole fleet. Batches are looked after too
+often for jobs of arq, which cost far more than a look: a loop of each worker does it.
 
 schedule  The chores as arq calls them, their times, and which worker takes a slot
 batches   Looks after batches that nobody works on

@@ -9,13 +9,12 @@ from typing import Any, Final
 
 from shared.redis import keys
 from shared.telemetry import logs
-from worker.chores import batches, forget, recount, trim
+from worker.chores import forget, recount, trim
 from worker.run import Dependencies
 
 TRIM_MINUTES: Final = 10
 FORGET_SECONDS: Final = 30
 RECOUNT_SECONDS: Final = 10
-BATCHES_SECONDS: Final = 2
 _HOUR_SECONDS: Final = 3_600
 
 
@@ -49,15 +48,6 @@ async def recount_stored(ctx: dict[str, Any]) -> None:
             logs.logger().info("counted what accounts store", accounts=count)
 
 
-async def look_after_batches(ctx: dict[str, Any]) -> None:
-    """Run the chore `batches`."""
-    dependencies: Dependencies = ctx["dependencies"]
-    if await _take_slot(dependencies, "batches", BATCHES_SECONDS):
-        redis, settings = dependencies.redis, dependencies.settings.redis
-        seconds, _ = await redis.call("TIME")
-        await batches.look_after(redis, settings, dependencies.batch_work, int(seconds) * 1000)
-
-
 async def sweep_media(ctx: dict[str, Any]) -> None:
     """Delete media files past their retention, and partial files of dead writers."""
     dependencies: Dependencies = ctx["dependencies"]
@@ -83,6 +73,5 @@ CHORES: Final = (
     ("trim", trim_libraries, set(range(0, 60, TRIM_MINUTES)), {0}),
     ("forget", forget_media, None, set(range(0, 60, FORGET_SECONDS))),
     ("recount", recount_stored, None, set(range(0, 60, RECOUNT_SECONDS))),
-    ("batches", look_after_batches, None, set(range(0, 60, BATCHES_SECONDS))),
     ("sweep", sweep_media, {7}, {0}),
 )

@@ -34,7 +34,7 @@ from shared.telemetry import logs
 from shared.wire.fleet import WorkerReport
 from shared.wire.submission import WIRE
 from worker import pipeline
-from worker.chores import schedule, trim
+from worker.chores import batches, schedule, trim
 from worker.consumer import reap_log
 from worker.consumer.backlog import Backlog
 from worker.consumer.claims import Claims
@@ -51,6 +51,9 @@ _REPORT_SECONDS: Final = 1.0
 # The last worker of a large fleet must not wait for the dead ones' shares of reaping, nor so long
 # that its next reap counts as the first after a gap.
 _REAP_SECONDS_MAX: Final = 0.6
+# Between two looks of the fleet at batches, and of one worker at most.
+_BATCHES_SECONDS: Final = 2.0
+_BATCHES_SECONDS_MAX: Final = 10.0
 _BACKOFF_SECONDS: Final = (0.05, 2.0)
 _HEALTH_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -161,6 +164,7 @@ class PolluxWorker(Worker):
                 (self._reap, self._reap_pause_seconds),
                 (self._report, lambda: _REPORT_SECONDS),
                 (self._do_chores, lambda: _CHORES_SECONDS),
+                (self._look_after_batches, self._batches_pause_seconds),
                 (self._watch.inspect, self._watch.pause_seconds),
                 (self._take_permits, lambda: 0.0),
                 (self._deliver, lambda: 0.0),
@@ -406,6 +410,17 @@ class PolluxWorker(Worker):
                 with suppress(*chore_queue.QUEUE_ERRORS):
                     await self._pool.connection_pool.disconnect(inuse_connections=False)
             raise UnavailableError(str(error)) from None
+
+    async def _look_after_batches(self) -> None:
+        """Do what is due for batches; no job of arq, which would cost far more than the look."""
+        dependencies: Dependencies = self.ctx["dependencies"]
+        [seconds, _] = await self.redis.call("TIME")
+        now_ms = int(seconds) * 1000
+        await batches.look_after(self.redis, self.settings.redis, dependencies.batch_work, now_ms)
+
+    def _batches_pause_seconds(self) -> float:
+        pause_seconds = min(_BATCHES_SECONDS * self._fleet_size, _BATCHES_SECONDS_MAX)
+        return pause_seconds * random.uniform(0.5, 1.5)  # noqa: S311  jitter
 
     def _note_listener(self) -> None:
         """Claim nothing while the listener is lost, and announce the loss with the heartbeat."""
