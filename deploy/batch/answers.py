@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal, TextIO, cast
 
 import msgspec
 
@@ -41,7 +41,9 @@ class Answers:
         self.seq = 0
         self.states: Counter[str] = Counter()
         self.failures: list[Answer] = []
+        self.is_continued = False
         self._stream = stream
+        self._is_to_replace = False
 
     @property
     def params(self) -> dict[str, str | int]:
@@ -55,6 +57,10 @@ class Answers:
     def count(self) -> int:
         """How many lines there are."""
         return self.states.total()
+
+    def replace(self) -> None:
+        """Take the place of what is in the file, once the API has answered: not for a mistake."""
+        self._is_to_replace = True
 
     def begin(self, batch_id: str) -> None:
         """Take lines of this batch from now on."""
@@ -72,6 +78,7 @@ class Answers:
             if self._follows(answer):
                 self._count(answer)
                 pieces += (prefix, line[line.index(b"{") + 1 :], b"\n")
+        self._truncate()
         self._stream.write(b"".join(pieces))
         self._stream.flush()
 
@@ -84,8 +91,14 @@ class Answers:
 
     def save(self) -> None:
         """Make sure that what was written outlives the machine."""
+        self._truncate()
         if self.path is not None:
             os.fsync(self._stream.fileno())
+
+    def _truncate(self) -> None:
+        if self._is_to_replace:
+            self._is_to_replace = False
+            self._stream.truncate(0)
 
     def scan(self, path: Path) -> int:
         """Read the lines that are there; return where the last whole one ends.
@@ -102,6 +115,7 @@ class Answers:
                     break
                 self._read_own(path, number, raw)
                 end += len(raw)
+        self.is_continued = end > 0
         return end
 
     def _read_own(self, path: Path, number: int, raw: bytes) -> None:
@@ -141,12 +155,18 @@ class Answers:
 def answer_file(path: Path | None, order: Order, *, overwrite: bool) -> Iterator[Answers]:
     """Open a file of answers after its last whole line; standard output without a path.
 
+    With `overwrite`, what is in the file stays until there is something to write.
+
     Raises:
         RequestError: it has other content, or another command writes it.
 
     """
     if path is None:
-        yield Answers(sys.stdout.buffer, order)
+        # None if it was closed before the command started.
+        stdout = cast("TextIO | None", sys.stdout)
+        if stdout is None:
+            raise RequestError("Standard output is closed.", Code.MISSING_FIELDS)
+        yield Answers(stdout.buffer, order)
         return
     if path.exists() and not path.is_file():
         # A pipe or a device, which remembers nothing.
@@ -157,9 +177,12 @@ def answer_file(path: Path | None, order: Order, *, overwrite: bool) -> Iterator
     with os.fdopen(os.open(path, flags, 0o666), "r+b") as file:
         _lock(path, file)
         answers = Answers(file, order, path)
-        end = 0 if overwrite else answers.scan(path)
-        file.truncate(end)
-        file.seek(end)
+        if overwrite:
+            answers.replace()
+        else:
+            end = answers.scan(path)
+            file.truncate(end)
+            file.seek(end)
         yield answers
 
 

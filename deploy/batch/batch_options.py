@@ -11,6 +11,7 @@ from shared.errors import Code, RequestError
 
 # An upload's options are in its URL, and the API takes 16 KiB of URL and headers.
 _SYSTEM_BYTES_MAX: Final = 4_096
+_CREDITS_MAX: Final = 1_000_000_000
 
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -71,6 +72,7 @@ class BatchOptions:
 
     def unnamed(self) -> dict[str, str | int]:
         """Return the other parameters, with which the same batch may be asked for again."""
+        check_limit(self.max_credits)
         metadata = dict(_pair(text) for text in self.metadata)
         return _set(
             {
@@ -78,6 +80,14 @@ class BatchOptions:
                 "webhook_url": self.webhook,
                 "metadata": msgspec.json.encode(metadata).decode() if metadata else None,
             }
+        )
+
+
+def check_limit(max_credits: float | None) -> None:
+    """Refuse a limit that no batch can have, such as `nan`. Raises RequestError."""
+    if max_credits is not None and not 0 < max_credits <= _CREDITS_MAX:
+        raise RequestError(
+            f"--max-credits is more than 0 and at most {_CREDITS_MAX:,}.", Code.INVALID_FIELDS
         )
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from cyclopts import App, Parameter
 from deploy.batch import outcome, tables
 from deploy.batch.answers import Answers, Order, answer_file
 from deploy.batch.batch_api import BATCHES, BatchApi, path_of
-from deploy.batch.batch_options import Flag
-from deploy.batch.display import Display
+from deploy.batch.batch_options import Flag, check_limit
+from deploy.batch.display import Display, are_answers_apart
 from deploy.batch.receive import Receiver
 from deploy.batch.run import USER_AGENT, Output
 from deploy.batch.wire import Batch, ItemState, decode_batch
@@ -160,7 +159,7 @@ def results(
             "--wait writes all answers: not with --state, --after-line or --partial.",
             Code.INVALID_FIELDS,
         )
-    display = Display(is_live=wait and (output is not None or not sys.stdout.isatty()))
+    display = Display(is_live=wait and are_answers_apart(output))
     with answer_file(output, order, overwrite=overwrite) as answers:
         if filters and answers.batch_id is not None:
             raise RequestError(
@@ -244,6 +243,7 @@ def resume(
         max_credits: A new limit for what the batch may cost in all.
 
     """
+    check_limit(max_credits)
     body = None if max_credits is None else {"max_credits": max_credits}
     _show(_call(where, lambda api: _request(api, "POST", batch_id, "resume", body)), as_json=json)
 

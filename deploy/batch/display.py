@@ -7,7 +7,8 @@ error; standard output is for answers and JSON.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from pathlib import Path
+from typing import Final, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -18,6 +19,13 @@ from deploy.batch.wire import Batch
 _REFRESHES_PER_SECOND: Final = 5
 _CONTROLS: Final = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")})
 _MEGABYTE: Final = 1_000_000
+
+
+def are_answers_apart(output: Path | None) -> bool:
+    """Whether answers go elsewhere than to the terminal, which has room for a bar then."""
+    # None if it was closed before the command started.
+    stdout = cast("TextIO | None", sys.stdout)
+    return output is not None or stdout is None or not stdout.isatty()
 
 
 class Display:

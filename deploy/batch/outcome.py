@@ -20,7 +20,7 @@ async def follow_to_the_end(receiver: Receiver, answers: Answers, display: Displ
     """Receive all answers; where items were run again, write the file again with their answers."""
     batch = await receiver.follow()
     if batch.has_ended and answers.lacks(batch.counts) and answers.path is not None:
-        display.tell(f"Items were run again since; {answers.path} is written again.")
+        display.tell(f"{answers.path} has not the answers that there are; it is written again.")
         await receiver.rewrite()
     answers.save()
     return receiver.batch

@@ -14,7 +14,7 @@ from deploy.batch.batch_api import BatchApi, RefusalError
 from deploy.batch.display import Display
 from deploy.batch.wire import FINAL_STATES, Batch
 from shared.clock import Clock
-from shared.errors import UnavailableError
+from shared.errors import Code, RequestError, UnavailableError
 
 _SHORT_RESPONSES_MAX: Final = 5
 # Pauses that end by themselves.
@@ -83,7 +83,9 @@ class Receiver:
             self._answers.states, self._answers.failures = answers.states, answers.failures
 
     async def _is_complete(self) -> bool:
-        """Return whether all lines are written; false if a retry began meanwhile.
+        """Return whether no more lines will come; false if a retry began meanwhile.
+
+        A file that was continued, and lacks lines before its last one, is written again.
 
         Raises:
             UnavailableError: the batch has ended, and the API repeatedly has no more lines.
@@ -96,6 +98,15 @@ class Receiver:
             return True
         self._short_responses += 1
         if self._short_responses >= _SHORT_RESPONSES_MAX:
+            answers = self._answers
+            if answers.is_continued and answers.path is not None:
+                if answers.order == "input":
+                    return True
+                raise RequestError(
+                    f"{answers.path} lacks some of its {self.batch.total:,} answers before its "
+                    "last line; --overwrite writes all of them.",
+                    Code.INVALID_FIELDS,
+                )
             raise UnavailableError(
                 f"The batch has ended, but the API has only {self._answers.count:,} of its "
                 f"{self.batch.total:,} answers."

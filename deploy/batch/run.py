@@ -19,7 +19,7 @@ from deploy.batch import estimate as estimates, outcome
 from deploy.batch.answers import Answers, Order, answer_file
 from deploy.batch.batch_api import BatchApi, RefusalError, path_of
 from deploy.batch.batch_options import BatchOptions, Flag, check_text
-from deploy.batch.display import Display, amount, printable
+from deploy.batch.display import Display, amount, are_answers_apart, printable
 from deploy.batch.prompts import Format, Prompts, opened
 from deploy.batch.receive import Receiver
 from deploy.batch.upload import Upload, Uploader
@@ -98,9 +98,10 @@ def run(
         if estimate:
             named, _ = options.named(), options.unnamed()
             return asyncio.run(estimates.print_estimate(target, prompts, named, as_json=json))
-        display = Display(is_live=output is not None or not sys.stdout.isatty())
+        display = Display(is_live=are_answers_apart(output))
         answers = None
         if not detach:
+            _check_apart(prompts, output)
             file = answer_file(output, order, overwrite=overwrite)
             answers = stack.enter_context(file)
         session = _Session(target, display, prompts, options, answers, is_new=new, as_json=json)
@@ -109,6 +110,14 @@ def run(
         if signum is not None:
             session.note_interrupted(source)
         return session.exit_code if signum is None else shutdown.exit_code_of(signum)
+
+
+def _check_apart(prompts: Prompts, output: Path | None) -> None:
+    """Raise RequestError where answers would be written over the prompts."""
+    if output is not None and output.exists() and output.samefile(prompts.path):
+        raise RequestError(
+            f"{output} has the prompts: choose another file for the answers.", Code.INVALID_FIELDS
+        )
 
 
 class _Session:

@@ -368,6 +368,74 @@ def test_a_file_with_other_content_is_kept_and_nothing_is_sent(
     assert (short_folder / "answers.jsonl").read_text() == content
 
 
+def test_a_file_is_replaced_once_the_api_has_answered(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
+) -> None:
+    write_prompts(short_folder / "prompts.jsonl", 3)
+    path = short_folder / "answers.jsonl"
+    path.write_text("of another day\n" * 1_000)
+    for words in (
+        (*_RUN, "--overwrite", "--model", "\udce4"),
+        (*_RUN, "--overwrite", "--max-credits", "nan"),
+        ("results", "no-such-batch", "-o", "answers.jsonl", "--overwrite"),
+        ("results", "no-such-batch", "-o", "answers.jsonl", "--overwrite", "--wait"),
+    ):
+        assert batch(*words).code == 1
+        assert path.read_text() == "of another day\n" * 1_000
+    assert batch(*_RUN, "--overwrite").code in {0, 2}
+    assert names_in(path) == ["q1", "q2", "q3"]
+    assert batches_api.batches
+
+
+def test_prompts_are_never_the_file_of_the_answers(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
+) -> None:
+    prompts = short_folder / "prompts.jsonl"
+    write_prompts(prompts, 3)
+    content = prompts.read_text()
+    (short_folder / "link.jsonl").symlink_to(prompts)
+    for name in ("prompts.jsonl", "./prompts.jsonl", "link.jsonl"):
+        for more in ((), ("--overwrite",)):
+            result = batch("run", "prompts.jsonl", "-o", name, *more)
+            assert result.code == 1
+            assert "has the prompts: choose another file" in result.err
+    assert (prompts.read_text(), batches_api.batches) == (content, [])
+
+
+def test_answers_that_are_missing_in_the_middle_are_written(
+    batch: Pollux, batches_api: ScriptedBatches, short_folder: Path
+) -> None:
+    names = write_prompts(short_folder / "prompts.jsonl", 6)
+    batches_api.items_per_look = 1_000
+    path = short_folder / "answers.jsonl"
+    code = batch(*_RUN).code
+    assert names_in(path) == names
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2] + lines[4:]))
+    assert batch(*_RUN).code == code
+    assert path.read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "0", "-1", "1e10"])
+def test_a_limit_that_is_none_is_one_sentence(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path, limit: str
+) -> None:
+    write_prompts(short_folder / "prompts.jsonl", 3)
+    for words in (("run", "prompts.jsonl", "--detach"), ("resume", "batch-1")):
+        result = batch(*words, "--max-credits", limit)
+        assert result.err == "pollux: --max-credits is more than 0 and at most 1,000,000,000.\n"
+        assert result.code == 1
+    assert batches_api.requests == []
+
+
+def test_standard_output_may_be_closed(
+    batch: Pollux, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prompts(short_folder / "prompts.jsonl", 3)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert batch("run", "prompts.jsonl").err == "pollux: Standard output is closed.\n"
+
+
 def test_two_commands_do_not_write_one_file(
     batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
 ) -> None:

@@ -4,11 +4,12 @@ The options of JSON lines are query parameters, those of a document stand in it.
 they arrive (`api/batches`); this file owns the options and the reply.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
-from api.accept import options
+from api.accept import options, pricing
 from api.accept.accept import receipt_headers
 from api.batches import uploads
 from api.batches.body_stream import BodyStream
@@ -24,6 +25,7 @@ from api.openapi.headers import ACCEPTED
 from api.server.responses import Response
 from shared.errors import Code, RequestError
 from shared.tiers import LimitSettings
+from shared.wire.submission import AUTO
 
 # A JSON document waits whole, in a file, until its options are known.
 DOCUMENT_BYTES_MAX: Final = 33_554_432
@@ -32,6 +34,7 @@ _LINES: Final = JsonLinesBody(upload_wire.BatchItemBody)
 _BODY: Final = StreamedBody(_DOCUMENT, _LINES)
 # Parameters that hold JSON; a list of `stop` begins with a bracket, any other is a text.
 _JSON_PARAMETERS: Final = frozenset({"metadata", "response_format"})
+_CheckModel = Callable[[upload_wire.BatchOptions], None]
 _SMALL_BATCH: Final = 100
 _HINT_SECONDS: Final = (1, 5)
 
@@ -58,11 +61,13 @@ async def create(context: RequestContext) -> Response:
         is_gzip=is_gzip,
         hash_prefix=_hash_prefix(context.route, asked),
     )
+    check_model = await _offer(context)
     if asked is None:
         receipt = await context.state.uploads.receive_document(
-            head, body, lambda rest: _of_document(rest, limits)
+            head, body, lambda rest: _of_document(rest, limits, check_model)
         )
     else:
+        check_model(asked)
         lines = KolboLines(asked, limits)
         receipt = await context.state.uploads.receive_lines(head, body, _terms(asked), lines)
     context.state.batch_tasks.begin_feed(context.caller.root, context.caller.account.id)
@@ -114,9 +119,27 @@ def _parameter(name: str, text: str) -> Any:  # noqa: ANN401  a JSON value
         ) from None
 
 
-def _of_document(rest: bytes, limits: LimitSettings) -> tuple[BatchTerms, KolboLines]:
+async def _offer(context: RequestContext) -> _CheckModel:
+    """Return what refuses a batch for a model that there is not: its lines would all be wrong.
+
+    It raises RequestError (MODEL_NOT_FOUND).
+    """
+    fleet = await context.state.live_fleet.current()
+    catalogue = context.state.submissions.catalogue_holder.catalogue
+
+    def check(asked: upload_wire.BatchOptions) -> None:
+        if asked.model and asked.model != AUTO:
+            pricing.find_model(catalogue, asked.model, fleet)
+
+    return check
+
+
+def _of_document(
+    rest: bytes, limits: LimitSettings, check_model: _CheckModel
+) -> tuple[BatchTerms, KolboLines]:
     """Return the options of a document without its items."""
     asked: upload_wire.BatchBody = _DOCUMENT.decode(rest)
+    check_model(asked)
     return _terms(asked), KolboLines(asked, limits)
 
 
@@ -195,6 +218,7 @@ CREATE: Final = Endpoint(
     response_headers=ACCEPTED,
     errors=(
         Code.MISSING_FIELDS,
+        Code.MODEL_NOT_FOUND,
         Code.FEATURE_UNAVAILABLE,
         Code.QUOTA_EXCEEDED,
         Code.UPLOAD_UNDER_WAY,
