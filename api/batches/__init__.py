@@ -8,6 +8,7 @@ time_slices    Cuts long work into slices, between which other requests have the
 lines          Cuts lines from blocks of bytes
 json_items     Cuts the items from a JSON document, wherever they stand in it
 item_names     Which names of items were used, kept in a file without a name
+copies         Which items are identical; stores those that are copies
 item_maker     From a line to an item as it waits: its price, its queue entry, or its fault
 terms          The options of a batch, its receipt, and the refusal of what is beyond a quota
 chunks         Stores items in chunks, and lets the batch run or deletes it

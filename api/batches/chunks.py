@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from api.accept.rejections import Rejections
+from api.batches.copies import Copies
 from api.batches.terms import ERRORS_MAX, quota_exceeded
 from api.guards.identify import Caller
 from api.wire.fields import InvalidItem
@@ -51,7 +52,7 @@ class ChunkWriter:
 
     def __init__(self, store: Store, caller: Caller, batch: str, tier: Tier) -> None:
         self.batch = batch
-        self.total = self.invalid = 0
+        self.total = self.invalid = self.copies = 0
         self.errors: list[InvalidItem] = []
         self._store = store
         self._caller = caller
@@ -71,6 +72,9 @@ class ChunkWriter:
             self.invalid += 1
             if len(self.errors) < ERRORS_MAX:
                 self.errors.append(InvalidItem(item.line, item.custom_id, item.fault))
+        if item.copy_of is not None:
+            self.copies += 1
+            return False
         if self._is_dropped:
             return False
         self._items.append(item)
@@ -92,7 +96,7 @@ class ChunkWriter:
         self._items, self._bytes = [], 0
         packed = await asyncio.to_thread(_pack, items) if is_long else _pack(items)
         await self._write(len(items), packed)
-        self._starts.append(self.total - len(items))
+        self._starts.append(self.total - self.copies - len(items))
 
     async def renew(self) -> None:
         """Keep a slow upload, which has stored nothing for a while. Raises UnavailableError."""
@@ -100,18 +104,25 @@ class ChunkWriter:
             return
         await self._write(0, b"")
 
-    async def finish(self, deadline_ms: int, fingerprint: str | None) -> None:
+    async def finish(
+        self, deadline_ms: int, fingerprint: str | None, copies: Copies | None
+    ) -> None:
         """Let the batch run. Raises as `write`."""
         await self.write()
+        chunks = len(self._starts)
+        if copies is not None and self.copies:
+            await copies.store(chunks, self._write_copies)
         ask = FinishUploadAsk(
             account=self._caller.account.id,
             batch=self.batch,
-            total=self.total,
+            total=self.total - self.copies,
             invalid=self.invalid,
-            chunks=len(self._starts),
+            chunks=chunks,
             deadline_ms=deadline_ms,
             fingerprint=fingerprint,
             errors=msgspec.json.encode(self.errors).decode() if self.errors else None,
+            copies=self.copies or None,
+            copies_chunk=len(self._starts) - 1 if self.copies else None,
         )
         started = await functions.finish_upload(
             self._store.durable_redis, self._caller.root, ask, self._starts
@@ -124,6 +135,11 @@ class ChunkWriter:
         self._is_dropped = True
         self._items.clear()
         await delete(self._store.redis, self._caller.root, self._caller.account.id, self.batch)
+
+    async def _write_copies(self, chunk: bytes) -> None:
+        """Store a chunk of copies, which has no items of its own."""
+        await self._write(0, chunk)
+        self._starts.append(self.total - self.copies)
 
     async def _write(self, count: int, packed: bytes) -> None:
         ask = WriteBatchChunkAsk(

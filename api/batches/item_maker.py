@@ -10,15 +10,17 @@ from api.accept import accept
 from api.accept.accept import Submissions
 from api.accept.intent import Intent
 from api.accept.pricing import Pricing
+from api.batches.copies import Copies, hash_of
 from api.batches.item_names import ItemNames
 from shared.errors import RequestError
 from shared.routing import price
 from shared.stores.fleet import Fleet
 from shared.wire import submission as submissions
 from shared.wire.batch import BatchItem
+from shared.wire.batch_copies import Copy
 from shared.wire.conversation import FREE_TEXT
 from shared.wire.routing import Routing
-from shared.wire.submission import BATCH_WIRE
+from shared.wire.submission import BATCH_WIRE, COPIES_WIRE
 
 _PRICES_MAX: Final = 4_096
 _SENTENCE_CHARACTERS_MAX: Final = 500
@@ -47,15 +49,22 @@ class _Entry(NamedTuple):
 
 
 class ItemMaker:
-    """Makes the items of one upload."""
+    """Makes the items of one upload; with `copies`, the first of identical ones is the item."""
 
     def __init__(
-        self, offered: Submissions, reader: LineReader, names: ItemNames, request_id: str
+        self,
+        offered: Submissions,
+        reader: LineReader,
+        names: ItemNames,
+        request_id: str,
+        copies: Copies | None = None,
     ) -> None:
         self._submissions = offered
         self._reader = reader
         self._names = names
         self._request_id = request_id
+        self._copies = copies
+        self._made = 0
         self._fleet = Fleet()
         self._entries: dict[object, _Entry] = {}
 
@@ -66,7 +75,15 @@ class ItemMaker:
             self._entries.clear()
 
     def make(self, number: int, raw: bytes | None) -> BatchItem:
-        """Return the item of a line; `raw` is None where the line is too long to be kept."""
+        """Return the item of a line, or the copy that it is.
+
+        `raw` is None where the line is too long to be kept.
+        """
+        item = self._make(number, raw)
+        self._made += item.copy_of is None
+        return item
+
+    def _make(self, number: int, raw: bytes | None) -> BatchItem:
         if raw is None:
             return self._fault(None, number, "The line is longer than a message may be.")
         line = self._reader.read(raw)
@@ -76,7 +93,9 @@ class ItemMaker:
         if isinstance(asked, RequestError):
             return _item(line.custom_id, number, fault=_sentence(asked))
         try:
-            return self._priced(line.custom_id, number, asked)
+            if self._copies is None:
+                return self._priced(line.custom_id, number, asked, BATCH_WIRE)
+            return self._first_or_copy(self._copies, line.custom_id, number, asked)
         except RequestError as error:
             # Kept in a local, the error would keep this frame, and so the line, for long.
             return _item(line.custom_id, number, fault=_sentence(error))
@@ -85,14 +104,27 @@ class ItemMaker:
         self._names.take(name, number)
         return _item(name, number, fault=sentence)
 
-    def _priced(self, name: str | None, number: int, asked: Intent) -> BatchItem:
+    def _first_or_copy(
+        self, copies: Copies, name: str | None, number: int, asked: Intent
+    ) -> BatchItem:
+        hashed = hash_of(asked)
+        original = copies.find(hashed)
+        if original is None:
+            made = self._priced(name, number, asked, COPIES_WIRE)
+            copies.add_original(hashed, self._made)
+            return made
+        called = str(number) if name is None else name
+        copies.add(Copy(called, number, original))
+        return BatchItem(custom_id=called, line=number, copy_of=original)
+
+    def _priced(self, name: str | None, number: int, asked: Intent, wire: int) -> BatchItem:
         entry = self._shared_entry(asked)
         return BatchItem(
             custom_id=str(number) if name is None else name,
             line=number,
             content=asked.message,
             model=asked.model,
-            wire=BATCH_WIRE,
+            wire=wire,
             hold=entry.hold,
             submission=entry.submission,
             metadata=asked.metadata,

@@ -19,6 +19,7 @@ from api.accept import rejections
 from api.accept.accept import Submissions, note_replayed
 from api.batches.body_stream import BodyStream
 from api.batches.chunks import UPLOAD_MS, ChunkWriter, Store
+from api.batches.copies import Copies
 from api.batches.item_maker import ItemMaker, LineReader
 from api.batches.item_names import ItemNames
 from api.batches.json_items import JsonItems
@@ -208,15 +209,15 @@ class Uploads:
         if known is None or known.fingerprint != fingerprint:
             raise rejections.idempotency_mismatch()
         where = keys.BATCH(head.caller.root, head.caller.account.id, known.batch)
-        names = ("state", "total", "invalid", "errors")
-        state, total, invalid, errors = await self.store.redis.call("HMGET", where, *names)
+        names = ("state", "total", "invalid", "errors", "copies")
+        state, total, invalid, errors, copies = await self.store.redis.call("HMGET", where, *names)
         if state is None:
             raise UnavailableError("The batch of this Idempotency-Key was just deleted.")
         note_replayed(head.caller)
         return BatchReceipt(
             batch=known.batch,
             state=msgspec.convert(state.decode(), BatchState),
-            total=int(total),
+            total=int(total) + int(copies or 0),
             invalid=int(invalid),
             errors=msgspec.json.decode(errors or b"[]", type=tuple[InvalidItem, ...]),
             rate=None,
@@ -243,14 +244,18 @@ class Uploads:
         """Store the items; whatever prevents that, nothing of them is left."""
         writer, terms = opened.writer, opened.terms
         try:
-            with contextlib.closing(ItemNames()) as names:
-                maker = ItemMaker(self.submissions, opened.reader, names, head.request_id)
+            with contextlib.ExitStack() as files:
+                names = files.enter_context(contextlib.closing(ItemNames()))
+                copies = Copies() if terms.is_deduplicated else None
+                if copies is not None:
+                    files.callback(copies.close)
+                maker = ItemMaker(self.submissions, opened.reader, names, head.request_id, copies)
                 async with contextlib.aclosing(groups):
                     async for group in groups:
                         await self._add(group, maker, writer, terms, body.slices)
-            _check_items(writer, terms)
-            fingerprint = body.fingerprint if head.idempotency is not None else None
-            await writer.finish(self._deadline_ms(terms), fingerprint)
+                _check_items(writer, terms)
+                fingerprint = body.fingerprint if head.idempotency is not None else None
+                await writer.finish(self._deadline_ms(terms), fingerprint, copies)
         except BaseException:
             await asyncio.shield(_abandon(writer))
             raise

@@ -6,4 +6,5 @@ message_pages  Reads a page of messages, and sends a large one in pieces
 batches        Finds, lists, pauses, resumes, retries, cancels and deletes batches
 webhooks       Sets an account's webhook; lists and replays deliveries
 batch_results  Sends the results of a batch, line by line
+batch_copies   Puts the copies of items among these results
 """

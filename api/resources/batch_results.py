@@ -17,16 +17,17 @@ from typing import Final, Literal, NamedTuple
 
 from api import errors
 from api.endpoints.endpoint import RequestContext
+from api.resources.batch_copies import CopyResults, ResultItem, original_seq
 from api.server import disconnect
 from api.server.responses import ChunkedResponse
 from shared.errors import UnavailableError
 from shared.stores import batches
-from shared.stores.batches import BatchRef
+from shared.stores.batches import BatchRef, ChunkResults
 from shared.wire.batch import Batch, ItemResult, ItemState
 
 MEDIA_TYPE: Final = "application/x-ndjson"
-# Makes a line: the item, and with the order of finishing its number in it.
-MakeLine = Callable[[ItemResult, int | None], bytes]
+# Makes a line: the item, its number in the order of finishing, and whose answer it shares.
+MakeLine = Callable[[ItemResult, int | None, str | None], bytes]
 
 _SLICE_SECONDS: Final = 0.0005
 # A turn of the loop in which nothing else was ready takes less.
@@ -40,11 +41,12 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 _GZIP_LEVEL: Final = 1
 
 
-class _Item(NamedTuple):
-    """An item to send; `seq` is its number in the order of finishing, where that is asked for."""
+class _Part(NamedTuple):
+    """Items in input order, read at one moment of the batch; their copies may follow to a line."""
 
-    result: ItemResult
-    seq: int | None
+    batch: Batch
+    items: list[ResultItem]
+    until: int | None
 
 
 class ResultsWanted(NamedTuple):
@@ -128,25 +130,80 @@ class _Download:
     def _note_shutdown(self) -> None:
         self._is_shutting_down = True
 
-    async def _by_input(self, batch: Batch) -> AsyncGenerator[list[_Item], None]:
+    async def _by_input(self, batch: Batch) -> AsyncGenerator[list[ResultItem], None]:
         """Yield items in input order, up to the first that has not ended."""
+        after, copies = self._wanted.after, self._copies(batch)
+        async for part in self._by_chunk(batch):
+            if copies is None:
+                yield part.items
+                continue
+            async for group in copies.merged(part.batch, part.items, after, part.until):
+                yield group
+            if copies.is_cut:
+                return
+
+    async def _by_chunk(self, batch: Batch) -> AsyncGenerator[_Part, None]:
+        """Yield items without their copies, and in the end, where all have ended, none."""
         after, reader = self._wanted.after, self._state.batch_results
         if batch.state == "validating" or not batch.chunks:
             return
         chunk = await reader.first_chunk_after_line(self._ref, batch, after)
         while chunk < batch.chunks:
             found = await reader.read(self._ref, batch, chunk)
-            ended = list(_ended(found.results, is_partial=self._wanted.is_partial))
-            yield [_Item(each, None) for each in ended if each.line > after]
-            is_beyond = found.first >= batch.position and batches.cut_off_state(batch) is None
-            if is_beyond or (len(ended) < len(found.results) and not self._wanted.is_partial):
+            ended = list(_ended(found, is_partial=self._wanted.is_partial))
+            until = await self._line_until(found, chunk, ended) if batch.copies else 0
+            yield _Part(batch, [each for each in ended if each.result.line > after], until)
+            if len(ended) < len(found.results) and not self._wanted.is_partial:
                 return
+            if found.first >= batch.position and batch.cut_off is None:
+                break
             chunk += 1
             batch = await self._refreshed()
+        yield _Part(batch, [], None)
 
-    async def _by_finishing(self, batch: Batch) -> AsyncGenerator[list[_Item], None]:
+    def _copies(self, batch: Batch) -> CopyResults | None:
+        if not batch.copies:
+            return None
+        state = self._state
+        return CopyResults(
+            state.redis,
+            state.batch_results,
+            self._ref,
+            batch,
+            is_partial=self._wanted.is_partial,
+        )
+
+    async def _line_until(
+        self, found: ChunkResults, chunk: int, ended: Sequence[ResultItem]
+    ) -> int:
+        """Return up to which line copies may follow: to the item that has not ended, or the last.
+
+        Where that line is not known, up to the last item that is sent.
+        """
+        last = ended[-1].result.line if ended else 0
+        if not found.results:
+            return last
+        is_whole = self._wanted.is_partial or len(ended) == len(found.results)
+        place = len(found.results) - 1 if is_whole else len(ended)
+        line = await self._state.batch_results.line_of(self._ref, found, chunk, place)
+        return last if line is None else line if is_whole else line - 1
+
+    async def _by_finishing(self, batch: Batch) -> AsyncGenerator[list[ResultItem], None]:
+        """Yield items in the order in which they ended, each with its copies."""
+        after, copies = self._wanted.after, self._copies(batch)
+        if copies is None:
+            async for items in self._items_by_finishing(batch, after):
+                yield items
+            return
+        async for items in self._items_by_finishing(batch, original_seq(after)):
+            async for group in copies.with_copies(items, after):
+                yield group
+
+    async def _items_by_finishing(
+        self, batch: Batch, after: int
+    ) -> AsyncGenerator[list[ResultItem], None]:
         """Yield items in the order in which they ended; what a stop cut off comes last."""
-        after, (count, most) = self._wanted.after, _LOOKED_UP
+        count, most = _LOOKED_UP
         while True:
             # Read before the order: where the batch has ended, the order that follows is whole.
             batch = await self._refreshed()
@@ -158,7 +215,7 @@ class _Download:
             after += len(indexes)
             size = sum(len(each.result.answer) for each in items) // len(indexes)
             count = min(most, max(1, _LOOKED_UP_BYTES // max(1, size)))
-        if batch.finished is None or batches.cut_off_state(batch) is None:
+        if batch.finished is None or batch.cut_off is None:
             return
         # They have no number of their own, and follow in input order.
         index = batch.position + max(0, after - batch.seq)
@@ -168,24 +225,30 @@ class _Download:
             batch = await self._refreshed()
             rest = found.results[index - found.first :]
             seq = batch.seq + 1 + index - batch.position
-            yield [_Item(each, seq + at) for at, each in enumerate(rest) if each is not None]
+            yield [
+                ResultItem(index + at, each, seq + at)
+                for at, each in enumerate(rest)
+                if each is not None
+            ]
             if not rest:
                 return
             index += len(rest)
 
-    async def _looked_up(self, batch: Batch, after: int, indexes: Sequence[int]) -> list[_Item]:
+    async def _looked_up(
+        self, batch: Batch, after: int, indexes: Sequence[int]
+    ) -> list[ResultItem]:
         """Return the items with these indexes that ended there last; each chunk is read once."""
         by_chunk: dict[int, list[tuple[int, int]]] = {}
         for seq, index in enumerate(indexes, after + 1):
             chunk = await self._state.batch_results.chunk_of(self._ref, batch, index)
             by_chunk.setdefault(chunk, []).append((seq, index))
-        items: list[_Item] = []
+        items: list[ResultItem] = []
         for chunk, wanted in by_chunk.items():
             found = await self._state.batch_results.read(self._ref, batch, chunk)
             for seq, index in wanted if found.results else ():
                 result = found.results[index - found.first]
                 if result is not None and result.seq == seq:
-                    items.append(_Item(result, seq))
+                    items.append(ResultItem(index, result, seq))
             await self._give_way()
         items.sort(key=_seq)
         return items
@@ -196,7 +259,7 @@ class _Download:
             raise errors.unknown_batch()
         return batch
 
-    async def _lines(self, items: list[_Item]) -> AsyncGenerator[bytes, None]:
+    async def _lines(self, items: list[ResultItem]) -> AsyncGenerator[bytes, None]:
         """Yield the items' lines, as many at a time as are made in one slice."""
         state = self._wanted.state
         wanted = iter([each for each in items if state is None or each.result.state == state])
@@ -204,14 +267,14 @@ class _Download:
             yield lines
         yield b""
 
-    async def _slice(self, wanted: Iterator[_Item]) -> bytes:
+    async def _slice(self, wanted: Iterator[ResultItem]) -> bytes:
         if self._is_shutting_down:
             raise UnavailableError("The server shuts down.")
         async with self._state.large_pages.turn:
             lines: list[bytes] = []
             ends = self._loop.time() + _SLICE_SECONDS
             for item in wanted:
-                lines.append(self._make_line(item.result, item.seq))
+                lines.append(self._make_line(item.result, item.seq, item.copy_of))
                 if self._loop.time() >= ends:
                     break
             await self._give_way()
@@ -228,15 +291,15 @@ class _Download:
                 return
 
 
-def _ended(results: list[ItemResult | None], *, is_partial: bool) -> Iterator[ItemResult]:
-    for result in results:
+def _ended(found: ChunkResults, *, is_partial: bool) -> Iterator[ResultItem]:
+    for index, result in enumerate(found.results, found.first):
         if result is not None:
-            yield result
+            yield ResultItem(index, result)
         elif not is_partial:
             return
 
 
-def _seq(item: _Item) -> int:
+def _seq(item: ResultItem) -> int:
     return item.seq or 0
 
 

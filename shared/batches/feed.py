@@ -216,7 +216,7 @@ def _runs_again(result: ItemResult, plan: FeedPlan) -> bool:
 
 
 def _next(index: int, item: BatchItem | None) -> _Next:
-    if item is None or item.fault or item.copy_of is not None:
+    if item is None or item.fault:
         return _Next(QueueEntry(index=index, fault=True))
     entry = QueueEntry(
         index=index,

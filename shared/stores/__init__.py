@@ -7,6 +7,7 @@ idempotency_records  What the first request with an Idempotency-Key created
 generations          A generation as a poll shows it
 round_log            The finished rounds of an answer that is being made
 batches              Batches, and the results of their items in both orders
+batch_copies         The copies of a batch's items
 sessions             Sessions, and their turns by page and as history
 dead_letters         Lists, shows, retries and discards dead letters
 fleet                Workers' reports, and what the live workers can do together

@@ -28,7 +28,6 @@ from shared.wire.batch import (
     BatchItem,
     ItemName,
     ItemResult,
-    ItemState,
     unpack_items,
     unpack_names,
     unpack_results,
@@ -130,6 +129,16 @@ class BatchResults:
             items = unpack_items(stored)
         return items[place] if place < len(items) else None
 
+    async def line_of(
+        self, ref: BatchRef, found: ChunkResults, chunk: int, place: int
+    ) -> int | None:
+        """Return the line of an item of a chunk that was read; None where it is not known."""
+        result = found.results[place]
+        if result is not None:
+            return result.line
+        names = await self._load_names(ref, chunk)
+        return names[place].line if place < len(names) else None
+
     async def first_chunk_after_line(self, ref: BatchRef, batch: Batch, line: int) -> int:
         """Return the chunk of the first item after a line of the caller's file.
 
@@ -201,7 +210,7 @@ class BatchResults:
         self, ref: BatchRef, batch: Batch, chunk: int, found: ChunkResults
     ) -> None:
         """Add what a stop kept from entering the queue."""
-        state = cut_off_state(batch)
+        state = batch.cut_off
         first = max(found.first, batch.position)
         if state is None or first >= found.first + len(found.results):
             return
@@ -240,7 +249,6 @@ def _unfolded(ended: EndedItem, name: ItemName | ItemResult) -> ItemResult:
         answer=ended.answer,
         captured=ended.captured,
         fault="" if ended.answer else name.fault,
-        copy_of=name.copy_of,
     )
 
 
@@ -255,19 +263,6 @@ def failure(item: ItemResult, answer: AssistantMessage | None) -> Failure | None
     if not item.fault:
         return DAMAGED
     return Failure(message=item.fault, category="invalid_request", code=INVALID_ITEM)
-
-
-def cut_off_state(batch: Batch) -> ItemState | None:
-    """Return the state of what a stop kept from entering the queue; None where nothing was."""
-    if batch.position >= batch.total:
-        return None
-    if batch.stop is not None:
-        return batch.stop
-    match batch.state:
-        case "cancelled" | "expired":
-            return batch.state
-        case _:
-            return None
 
 
 def _batch(batch: str, fields: dict[bytes, bytes]) -> Batch | None:

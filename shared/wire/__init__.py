@@ -12,6 +12,7 @@ routing        Which model was chosen, and why
 account        Accounts, API keys and credits
 fleet          What each live worker reports
 batch          Batches: their items while they wait, and their results, packed into chunks
+batch_copies   The copies of a batch's items, as they are stored
 webhook        An account's webhook, and its deliveries with their attempts
 dead_letter    A failed generation that an operator can retry
 

@@ -8,7 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     `stop` is the state that a stopped batch gets when its last open item has ended. Failures with a
     number of finishing up to `retried_seq` are run again. `marks` are pairs of a time and how many
     items had ended, the oldest first.
+
+    `total` and all counts are without the `copies` of its items; `copies_completed` to
+    `copies_expired` count those by how their originals ended. `copies_chunk` is the last chunk of
+    what is stored of them.
     """
 
     id: str
@@ -65,6 +69,12 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     webhook: str | None = None
     dedupe: bool = False
+    copies: int = 0
+    copies_chunk: int = 0
+    copies_completed: int = 0
+    copies_failed: int = 0
+    copies_cancelled: int = 0
+    copies_expired: int = 0
     marks: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -77,14 +87,58 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         """How many items have neither entered the queue nor ended."""
         return self.total - self.ended - self.open
 
+    @property
+    def cut_off(self) -> ItemState | None:
+        """The state of what a stop kept from entering the queue; None where nothing was."""
+        if self.position >= self.total:
+            return None
+        if self.stop is not None:
+            return self.stop
+        match self.state:
+            case "cancelled" | "expired":
+                return self.state
+            case _:
+                return None
+
+    def counts_with_copies(self) -> "ItemCounts":
+        """Return how many items are where, each copy as its original.
+
+        Copies of what waits or is open wait; at the end, uncounted ones are those of what was cut
+        off, or of what a process that knows no copies has ended as failed.
+        """
+        counted = ItemCounts(
+            waiting=max(0, self.waiting),
+            open=self.open,
+            completed=self.completed + self.copies_completed,
+            failed=self.failed + self.copies_failed,
+            cancelled=self.cancelled + self.copies_cancelled,
+            expired=self.expired + self.copies_expired,
+        )
+        left = self.total + self.copies - sum(counted)
+        if left <= 0 or not self.copies:
+            return counted
+        where = "waiting" if self.finished is None else self.cut_off or "failed"
+        return counted._replace(**{where: getattr(counted, where) + left})
+
+
+class ItemCounts(NamedTuple):
+    """How many items are where."""
+
+    waiting: int
+    open: int
+    completed: int
+    failed: int
+    cancelled: int
+    expired: int
+
 
 class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One item as it waits: what enters the queue, or why it cannot.
 
     `line` is its place in the caller's file, from 1. Where `fault` says what is wrong with the
-    line, or `copy_of` names the index of an identical item, nothing enters the queue and the rest
-    is empty. `submission` is encoded; `content`, `metadata`, `project` and `media` are those of the
-    user's message.
+    line, nothing enters the queue and the rest is empty. `submission` is encoded; `content`,
+    `metadata`, `project` and `media` are those of the user's message. A line for which `copy_of`
+    names the index of an identical item is never stored as an item.
     """
 
     custom_id: str
@@ -107,7 +161,6 @@ class ItemName(msgspec.Struct, frozen=True):
     custom_id: str
     line: int
     fault: str = ""
-    copy_of: int | None = None
 
 
 class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,7 +178,6 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     answer: bytes = b""
     captured: int = 0
     fault: str = ""
-    copy_of: int | None = None
     item: BatchItem | None = None
     metadata: dict[str, str] | None = None
     project: str | None = None

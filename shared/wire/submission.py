@@ -19,7 +19,7 @@ from shared.wire.conversation import (
 AUTO: Final = "auto"
 # The newest form of a submission that this version can carry out; a worker leaves newer ones in the
 # queue.
-WIRE: Final = 5
+WIRE: Final = 6
 PLAIN_WIRE: Final = 1
 COMPANION_WIRE: Final = 2
 FEATURES_WIRE: Final = 3
@@ -27,6 +27,8 @@ FEATURES_WIRE: Final = 3
 TURN_WIRE: Final = 4
 # An item of a batch, whose end is counted in it.
 BATCH_WIRE: Final = 5
+# An item of a batch that may have copies, which are counted at its end.
+COPIES_WIRE: Final = 6
 # A generation whose request says where its end is reported: older versions write no event of it.
 WEBHOOK_WIRE: Final = 5
 # A turn of a newer wire than this has a wakeup list of its own, named by this word and the wire, so

@@ -55,6 +55,7 @@ async def test_a_batch_says_how_far_it_is(
         "cancelling": False,
         "total": 10,
         "invalid": 0,
+        "copies": 0,
         "counts": {
             "waiting": 4, "open": 2, "completed": 3, "failed": 1, "cancelled": 0, "expired": 0,
         },

@@ -234,7 +234,7 @@ async def test_options_of_the_batch_are_those_of_lines_without(
         ({"temperature": "hot"}, 400, "INVALID_FIELDS"),
         ({"metadata": "{"}, 400, "INVALID_FIELDS"),
         ({"on_invalid": "x"}, 400, "INVALID_FIELDS"),
-        ({"dedupe": "true"}, 400, "FEATURE_UNAVAILABLE"),
+        ({"dedupe": "x"}, 400, "INVALID_FIELDS"),
         ({"model": "zeta"}, 400, "MODEL_NOT_FOUND"),
         ({"webhook_url": "example.org"}, 400, "INVALID_FIELDS"),
         ({"system_prompt": "x" * 200_001}, 400, "INVALID_FIELDS"),

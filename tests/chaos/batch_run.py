@@ -16,6 +16,7 @@ from shared.redis.client import Redis
 from shared.redis.functions import GrantAsk
 from shared.settings import RedisSettings, Settings
 from shared.wire.batch import ItemResult, unpack_results
+from shared.wire.batch_copies import Copy
 from shared.wire.message import decode_assistant
 from tests.chaos.evidence import Finding, question
 from tests.support import stored_batches
@@ -56,7 +57,15 @@ async def store_items(redis: Redis, root: str, account: str, count: int, chunk: 
         for line in range(1, count + 1)
     ]
     chunks = stored_batches.in_chunks(items, chunk)
-    await stored_batches.store(redis, root, chunks, account=account, id_=BATCH)
+    await stored_batches.store(
+        redis, root, chunks, account=account, id_=BATCH, copies=_copies(count)
+    )
+
+
+def _copies(count: int) -> list[Copy]:
+    """Return two copies of the second item, and one of the last."""
+    originals = (1, 1, count - 1)
+    return [Copy(f"copy-{at}", count + at, index) for at, index in enumerate(originals, 1)]
 
 
 async def is_over(redis: Redis, root: str, account: str) -> bool:
@@ -104,6 +113,9 @@ def findings(
         for one in results
         if one is not None and not _is_answer(account, one)
     ]
+    record = raw_client.fields(keys.BATCH(root, account, BATCH))
+    if int(record.get("copies_completed", 0)) != len(_copies(count)):
+        found.append(Finding("I1", account, f"copies are not counted with their items: {record}"))
     totals = raw_client.fields(keys.ACCOUNT_TOTALS(root, account))
     charged = sum(one.captured for one in results if one is not None)
     paid = charged if spent is None else spent

@@ -36,6 +36,7 @@ from shared.settings import RedisSettings, Settings
 from shared.stores import account_log, partition_load
 from shared.tiers import LimitSettings
 from shared.wire.batch import BatchItem, ItemResult, unpack_results
+from shared.wire.batch_copies import Copy
 from shared.wire.message import decode_assistant
 from shared.wire.submission import TURN_WIRE
 from tests.support import stored_batches
@@ -67,9 +68,14 @@ class Batches:
         self.feeder = BatchFeeder(self.redis, self.settings, SystemClock())
 
     async def store(
-        self, chunks: Sequence[Sequence[BatchItem]], max_credits: int | None = None
+        self,
+        chunks: Sequence[Sequence[BatchItem]],
+        max_credits: int | None = None,
+        copies: Sequence[Copy] = (),
     ) -> str:
-        return await stored_batches.store(self.redis, self.root, chunks, max_credits=max_credits)
+        return await stored_batches.store(
+            self.redis, self.root, chunks, max_credits=max_credits, copies=copies
+        )
 
     async def feed(self) -> int:
         return await self.feeder.feed(self.root, "ann")
@@ -558,6 +564,40 @@ async def test_each_retry_has_as_much_time_as_the_batch_had_and_there_are_few(
     await _run_with_failures(batches, batch, (0,))
     await batches.redis.call("HSET", name, "runs", 100)
     assert await batches.retry(batch) == functions.RetryQuotaReached("batch_runs", 100)
+
+
+async def test_the_end_of_an_item_counts_its_copies_whatever_their_number(
+    batches: Batches,
+) -> None:
+    copied = [Copy("x", 3, 0), *(Copy(f"{line}", line, 1) for line in range(4, 1_000))]
+    batch = await batches.store([items(2)], copies=copied)
+    await batches.feed()
+    first, second = await batches.queue.claim(2)
+    await batches.queue.fail(second, _DOWN)
+    assert await batches.counts(batch, "failed", "copies_failed", "seq") == [1, 996, 1]
+    await batches.queue.complete(first, "a", cost=3)
+    names = ("completed", "copies_completed", "copies_failed", "total", "copies", "seq", "used")
+    assert await batches.counts(batch, *names) == [1, 1, 996, 2, 997, 2, 3]
+    await batches.pack()
+    await batches.retry(batch)
+    await batches.feed()
+    assert await batches.counts(batch, "failed", "copies_failed") == [0, 996]
+    await batches.run(batch)
+    assert await batches.counts(batch, *names) == [2, 997, 0, 2, 997, 3, 6]
+
+
+async def test_copies_that_an_older_process_ended_are_counted_as_their_originals(
+    batches: Batches, older: RedisFunctions
+) -> None:
+    copied = [Copy("x", 3, 0), Copy("y", 4, 1), Copy("z", 5, 1)]
+    batch = await batches.store([items(2)], copies=copied)
+    await batches.feed()
+    await older.cancel(Ticket("ann", f"{batch}-0", f"{batch}-0"))
+    await batches.adopt(batch)
+    assert await batches.counts(batch, "cancelled", "copies_cancelled") == [1, 1]
+    await batches.complete()
+    assert await batches.counts(batch, "completed", "copies_completed") == [1, 2]
+    await batches.pack()
 
 
 async def test_a_retry_waits_until_the_failures_are_packed(batches: Batches) -> None:

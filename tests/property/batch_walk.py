@@ -25,8 +25,10 @@ from shared.redis import functions, keys, library
 from shared.redis.client import Redis
 from shared.redis.functions import Claimed, EndedChunk, Enqueued
 from shared.settings import RedisSettings, Settings
+from shared.stores import batches
 from shared.tiers import LimitSettings
 from shared.wire.batch import ItemResult, unpack_results
+from shared.wire.batch_copies import Copy
 from shared.wire.message import decode_assistant
 from tests.support import redis_invariants, stored_batches
 from tests.support.redis_functions import CHANNELS, KEEP, RedisFunctions, Ticket
@@ -68,6 +70,7 @@ class BatchWalk(RuleBasedStateMachine):
         self.root = self.queue.root
         self.raw_client = self.server.raw_client()
         self.batches: dict[str, list[bool]] = {}
+        self.copies: dict[str, list[int]] = {}
         self.claims: list[Claimed] = []
         self.answers: dict[str, str] = {}
         self.costs = 0
@@ -91,7 +94,7 @@ class BatchWalk(RuleBasedStateMachine):
     @initialize(credit=st.integers(0, 400))
     def create_account(self, credit: int) -> None:
         self.grant(credit + 1)
-        self.store([True, True, False, True, True], 2, None)
+        self.store([True, True, False, True, True], 2, None, [0, 3, 3])
 
     @rule(amount=st.integers(1, 200))
     def grant(self, amount: int) -> None:
@@ -103,12 +106,20 @@ class BatchWalk(RuleBasedStateMachine):
         lines=st.lists(st.sampled_from([True, True, True, False]), max_size=9),
         size=st.integers(1, 4),
         max_credits=st.sampled_from([None, None, 35]),
+        copied=st.lists(st.integers(0, 8), max_size=4),
     )
-    def store(self, lines: list[bool], size: int, max_credits: int | None) -> None:
+    def store(
+        self, lines: list[bool], size: int, max_credits: int | None, copied: list[int]
+    ) -> None:
         self.made += 1
         stored = [
             item(line, hold=10, fault="" if is_right else "no")
             for line, is_right in enumerate(lines, 1)
+        ]
+        originals = [index for index in copied if index < len(lines) and lines[index]]
+        copies = [
+            Copy(f"copy-{number}", len(lines) + number, index)
+            for number, index in enumerate(originals, 1)
         ]
         batch = self.act(
             stored_batches.store(
@@ -117,8 +128,10 @@ class BatchWalk(RuleBasedStateMachine):
                 in_chunks(stored, size),
                 max_credits=max_credits,
                 id_=f"{self.made:023}",
+                copies=copies,
             )
         )
+        self.copies[batch] = originals
         self.batches[batch] = lines
 
     @rule()
@@ -387,6 +400,13 @@ class BatchWalk(RuleBasedStateMachine):
             for state in _ENDED
             if int(record.get(state.encode(), b"0"))
         }, record
+        shown = await batches.find(self.redis, batches.BatchRef(self.root, _ANN, batch))
+        assert shown is not None
+        counts = shown.counts_with_copies()._asdict()
+        copied = Counter(one.state for index in self.copies[batch] if (one := found[index]))
+        assert {state: counts[state] for state in _ENDED} == dict.fromkeys(_ENDED, 0) | dict(
+            states + copied
+        ), record
         for one, is_right in zip(found, lines, strict=True):
             assert one is not None
             if one.state == "completed":

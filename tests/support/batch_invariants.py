@@ -48,6 +48,9 @@ def faults(stored: StoredKeys, root: str, account: str, batch: str) -> Iterator[
     ]
     order = stored.lengths.get(keys.BATCH_ORDER(root, account, batch), 0)
     is_over = record["state"] in _ENDED
+    is_cut_off = int(record.get("position", 0)) < counts["total"]
+    copies = [int(record.get(f"copies_{state}", 0)) for state in _ENDED]
+    copies_left = int(record.get("copies", 0)) - sum(copies)
     is_open = batch in stored.sets.get(keys.OPEN_BATCHES(root, account), set())
     rules = {
         "the window holds what is under way": all(
@@ -60,6 +63,9 @@ def faults(stored: StoredKeys, root: str, account: str, batch: str) -> Iterator[
         == int(record.get("held", 0)),
         "all have ended where it has": not is_over
         or (counts["open"] == 0 and sum(counts[name] for name in _ENDED) == counts["total"]),
+        "each copy is counted once, at the end of its original": min(copies) >= 0
+        and copies_left >= 0
+        and (copies_left == 0 or is_cut_off or not is_over),
         "it is in the list of open batches until its end": is_over != is_open,
         "its bytes are what is stored": _stored_bytes(stored, root, account, batch)
         == int(record.get("bytes", 0)),

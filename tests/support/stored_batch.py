@@ -16,8 +16,10 @@ from shared.redis import keys
 from shared.redis.client import Redis
 from shared.stores.batches import ENDED, BatchRef
 from shared.wire.batch import BatchItem, ItemResult, pack_items, pack_results
+from shared.wire.batch_copies import Copy
 from shared.wire.message import AssistantMessage, Usage, encode_assistant
 from shared.wire.routing import StoredRouting
+from tests.support.stored_batches import copy_chunks
 
 StoreBatch = Callable[[], "StoredBatch"]
 CREATED: Final = 1_767_225_600_000
@@ -71,7 +73,8 @@ class StoredBatch:
         self.ref = BatchRef(root, account, ids.new_id())
         self.order: list[int] = []
         self._starts: list[int] = []
-        self._total = 0
+        self._total = self._copies = 0
+        self._behind: list[bytes] = []
 
     async def add(self, chunk: Sequence[ItemResult | None] | Sequence[BatchItem]) -> None:
         """Store a chunk of results, None where one has not ended, or of items that wait."""
@@ -88,6 +91,13 @@ class StoredBatch:
             packed = pack_items(items)
             await self.redis.call("SET", keys.BATCH_ITEMS(*self.ref, number), packed)
         self._total += len(chunk)
+
+    async def add_copies(self, copies: Sequence[Copy]) -> None:
+        """Store copies of its items, behind its last chunk."""
+        self._behind = copy_chunks(len(self._starts), copies)
+        for number, packed in enumerate(self._behind, len(self._starts)):
+            await self.redis.call("SET", keys.BATCH_ITEMS(*self.ref, number), packed)
+        self._copies = len(copies)
 
     def note_ends(self, *ends: tuple[int, int]) -> None:
         """Note the ends of items: their numbers of finishing and indexes."""
@@ -107,13 +117,17 @@ class StoredBatch:
             "position": len(self.order),
             "seq": len(self.order),
         }
+        if self._copies:
+            last = len(self._starts) + len(self._behind) - 1
+            record |= {"copies": self._copies, "copies_chunk": last}
         if state in ENDED:
             record |= {"finished": CREATED + 11_000, "delete_at": CREATED + 99_000}
         record |= fields
         if isinstance(record.get("metadata"), dict):
             record["metadata"] = json.dumps(record["metadata"])
         flat = [str(part) for pair in record.items() for part in pair]
-        starts, order = (struct.pack(f">{len(n)}I", *n) for n in (self._starts, self.order))
+        all_starts = [*self._starts, *([self._total] * len(self._behind))]
+        starts, order = (struct.pack(f">{len(n)}I", *n) for n in (all_starts, self.order))
         await self.redis.call("HSET", keys.BATCH(*self.ref), *flat)
         await self.redis.call("SET", keys.BATCH_STARTS(*self.ref), starts)
         await self.redis.call("SET", keys.BATCH_ORDER(*self.ref), order)

@@ -1,5 +1,6 @@
 """Stores a batch as an upload does, ready to run."""
 
+import array
 import struct
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ from shared import ids
 from shared.redis import keys
 from shared.redis.client import Connection
 from shared.wire.batch import BatchItem, pack_items
+from shared.wire.batch_copies import Copy, CopyPlaces, pack_counts, pack_places, pack_section
 from shared.wire.submission import BATCH_WIRE, Submission, encode
 
 HOUR_MS = 3_600_000
@@ -46,6 +48,7 @@ async def store(
     max_credits: int | None = None,
     deadline_ms: int = HOUR_MS,
     id_: str | None = None,
+    copies: Sequence[Copy] = (),
 ) -> str:
     """Store a running batch; return its id."""
     batch = id_ or ids.new_id()
@@ -57,9 +60,13 @@ async def store(
         starts += struct.pack(">I", first)
         first += len(chunk)
         await redis.call("SET", keys.BATCH_ITEMS(root, account, batch, number), packed)
+    behind = copy_chunks(len(chunks), copies)
+    for number, packed in enumerate(behind, len(chunks)):
+        starts += struct.pack(">I", first)
+        await redis.call("SET", keys.BATCH_ITEMS(root, account, batch, number), packed)
     if starts:
         await redis.call("SET", keys.BATCH_STARTS(root, account, batch), starts)
-    size = sum(map(len, stored)) + len(starts)
+    size = sum(map(len, [*stored, *behind])) + len(starts)
     fields: dict[str, str | int] = {
         "state": "running",
         "created": now,
@@ -71,6 +78,8 @@ async def store(
         "key": "key-1",
         "bytes": size,
     }
+    if copies:
+        fields |= {"copies": len(copies), "copies_chunk": len(chunks) + len(behind) - 1}
     if max_credits is not None:
         fields["max_credits"] = max_credits
     name = keys.BATCH(root, account, batch)
@@ -80,3 +89,21 @@ async def store(
     await redis.call("ZADD", keys.OPEN_BATCHES(root, account), now, batch)
     await redis.call("ZADD", keys.BATCH_WORK(root), now, f"{account}:{batch}")
     return batch
+
+
+def copy_chunks(first: int, copies: Sequence[Copy]) -> list[bytes]:
+    """Return what is stored of copies: a section by line and one by original, and where to look."""
+    if not copies:
+        return []
+    by_line = sorted(copies, key=lambda copy: copy.line)
+    by_original = sorted(copies, key=lambda copy: (copy.original, copy.line))
+    counts = array.array("I", bytes(4 * (by_original[-1].original + 1)))
+    for copy in copies:
+        counts[copy.original] += 1
+    places = CopyPlaces(first, [by_line[0].line], [by_original[0].original])
+    return [
+        pack_section(by_line),
+        pack_section(by_original),
+        pack_places(places),
+        pack_counts(counts),
+    ]

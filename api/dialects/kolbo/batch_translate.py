@@ -24,21 +24,16 @@ _encode = msgspec.json.Encoder().encode
 def batch(found: Batch, pace: Pace) -> batch_wire.Batch:
     """Return a batch as it is listed."""
     eta, rate = pace.eta, pace.items_per_second
+    counts = found.counts_with_copies()
     return batch_wire.Batch(
         batch_id=found.id,
         state=found.state,
         reason=found.reason,
         cancelling=found.stop is not None,
-        total=found.total,
+        total=found.total + found.copies,
         invalid=found.invalid,
-        counts=batch_wire.ItemCounts(
-            waiting=max(0, found.waiting),
-            open=found.open,
-            completed=found.completed,
-            failed=found.failed,
-            cancelled=found.cancelled,
-            expired=found.expired,
-        ),
+        copies=found.copies,
+        counts=batch_wire.ItemCounts(**counts._asdict()),
         progress=pace.progress,
         items_per_second=None if rate is None else round(rate, 3),
         eta_seconds=wire.EtaSeconds(round(eta.p50, 1), round(eta.p90, 1)) if eta else None,
@@ -74,8 +69,8 @@ def _credits(microcredits: int | None) -> float | None:
     return None if microcredits is None else microcredits / MICROCREDITS_PER_CREDIT
 
 
-def line(item: ItemResult, seq: int | None, sign: stream_events.Sign) -> bytes:
-    """Return an item that has ended as a line."""
+def line(item: ItemResult, seq: int | None, copy_of: str | None, sign: stream_events.Sign) -> bytes:
+    """Return an item that has ended as a line; a copy costs nothing."""
     answer = decode_assistant(item.answer) if item.answer else None
     shown = batch_wire.ResultLine(
         custom_id=item.custom_id,
@@ -83,10 +78,11 @@ def line(item: ItemResult, seq: int | None, sign: stream_events.Sign) -> bytes:
         state=item.state,
         result=_answer(answer, sign) if answer is not None else None,
         failure=_failure(item, answer),
-        usage=_usage(answer),
+        usage=_usage(answer) if copy_of is None else None,
         credits=item.captured / MICROCREDITS_PER_CREDIT,
         model=_answered_by(answer),
         seq=msgspec.UNSET if seq is None else seq,
+        copy_of=msgspec.UNSET if copy_of is None else copy_of,
     )
     return _encode(shown) + b"\n"
 

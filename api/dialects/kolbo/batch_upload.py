@@ -145,14 +145,10 @@ def _of_document(
 
 def _terms(asked: upload_wire.BatchOptions) -> BatchTerms:
     """Return the options of a batch. Raises RequestError (FEATURE_UNAVAILABLE, INVALID_FIELDS)."""
-    if asked.dedupe:
-        raise RequestError(
-            "The field `dedupe` asks for a feature that this deployment does not have.",
-            Code.FEATURE_UNAVAILABLE,
-        )
     return BatchTerms(
         metadata=msgspec.json.encode(asked.metadata).decode() if asked.metadata else None,
         max_credits=options.budget(asked.max_credits),
+        is_deduplicated=asked.dedupe is True,
         is_rejecting=asked.on_invalid == "reject",
         deadline_seconds=asked.deadline_seconds,
         webhook=options.webhook(asked.webhook_url),
@@ -190,7 +186,7 @@ _QUERY: Final = (
     Query("response_format", "string", "The form of the answers, as JSON."),
     Query("metadata", "string", "Texts of the caller's own, as a JSON object."),
     Query("max_credits", "number", "The most that all answers may cost."),
-    Query("dedupe", "boolean", "Answer identical items once."),
+    Query("dedupe", "boolean", "Answer identical items once, and charge once."),
     Query("on_invalid", "string", "What an invalid line does.", ("fail", "reject")),
     Query("deadline_seconds", "integer", "Seconds until unfinished items are `expired`."),
     Query("webhook_url", "string", "Where to report the end."),

@@ -76,6 +76,10 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     ]
     total: Annotated[int, Meta(description="How many items it has.")]
     invalid: Annotated[int, Meta(description="How many of them are lines that are wrong.")]
+    copies: Annotated[
+        int,
+        Meta(description="With `dedupe`: how many share the answer of an identical earlier item."),
+    ]
     counts: Annotated[ItemCounts, Meta(description="How many items are where.")]
     progress: Annotated[int, Meta(description="0 to 100, 100 only at the end.", ge=0, le=100)]
     items_per_second: Annotated[
@@ -163,6 +167,13 @@ class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
     seq: Annotated[
         int | UnsetType,
         Meta(description="With `order=finished`: its place among all ends, for `after_seq`."),
+    ] = UNSET
+    copy_of: Annotated[
+        str | UnsetType,
+        Meta(
+            description="Of a copy in a batch with `dedupe`: the `custom_id` of the item whose "
+            "answer it shares, and which was charged for."
+        ),
     ] = UNSET
 
 

@@ -82,8 +82,8 @@ async def results(context: RequestContext) -> ChunkedResponse:
     """GET /batches/{id}/results: what has ended, as JSON lines."""
     sign = context.state.url_signer.sign_media
 
-    def make_line(item: ItemResult, seq: int | None) -> bytes:
-        return batch_translate.line(item, seq, sign)
+    def make_line(item: ItemResult, seq: int | None, copy_of: str | None) -> bytes:
+        return batch_translate.line(item, seq, copy_of, sign)
 
     ref = parameters.batch_ref(context)
     return await batch_results.respond(context, ref, _results_wanted(context), make_line)

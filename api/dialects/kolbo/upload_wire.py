@@ -97,7 +97,11 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Meta(description="The most that all answers may cost; then the batch pauses."),
     ] = None
     dedupe: Annotated[
-        bool | None, Meta(description="Answer identical items once; not in this version.")
+        bool | None,
+        Meta(
+            description="Answer identical items once, and charge once: the first one runs, and the "
+            "others share its end. Names and `metadata` may differ."
+        ),
     ] = None
     on_invalid: Annotated[
         Literal["fail", "reject"] | None,

@@ -11,7 +11,7 @@ local batches = {}
 batches.COUNTS = {'total', 'chunks', 'position', 'open', 'seq', 'completed', 'failed', 'cancelled', 'expired', 'used',
   'held', 'unbooked'}
 batches.COUNTS_IF_ANY = {'retrying', 'runs', 'low', 'max_credits', 'deadline', 'bytes', 'fed_chunk', 'keep_ms', 'unfed',
-  'unbooked_overrun', 'time_ms'}
+  'unbooked_overrun', 'time_ms', 'copies', 'copies_chunk'}
 batches.FINAL = {completed = true, failed = true, cancelled = true, expired = true}
 -- Reasons of a pause that ends by itself.
 batches.WAITS = {credits = true, memory = true}
@@ -47,9 +47,9 @@ end
 -- Returns what the end of an item needs of its batch, at the least cost. Raises an error where that is damaged.
 local function load_counts(root, account, id)
   local state, stop, total, position, retrying, open, seq, used, held, unbooked, marks, low, keep_ms, unfed, reason,
-    completed, failed, cancelled, expired = unpack(redis.call('HMGET', batch_key(root, account, id), 'state', 'stop',
-    'total', 'position', 'retrying', 'open', 'seq', 'used', 'held', 'unbooked', 'marks', 'low', 'keep_ms', 'unfed',
-    'reason', 'completed', 'failed', 'cancelled', 'expired'))
+    completed, failed, cancelled, expired, copies_chunk = unpack(redis.call('HMGET', batch_key(root, account, id),
+    'state', 'stop', 'total', 'position', 'retrying', 'open', 'seq', 'used', 'held', 'unbooked', 'marks', 'low',
+    'keep_ms', 'unfed', 'reason', 'completed', 'failed', 'cancelled', 'expired', 'copies_chunk'))
   if not state then return nil end
   -- Arithmetic makes numbers of the texts, and raises an error where one is none.
   local is_sound, record = pcall(function()
@@ -59,7 +59,7 @@ local function load_counts(root, account, id)
       held = (held or 0) + 0, unbooked = (unbooked or 0) + 0, marks = marks or nil, low = low and low + 0 or nil,
       keep_ms = keep_ms and keep_ms + 0 or nil, unfed = unfed and unfed + 0 or nil, reason = reason or nil,
       completed = (completed or 0) + 0, failed = (failed or 0) + 0, cancelled = (cancelled or 0) + 0,
-      expired = (expired or 0) + 0,
+      expired = (expired or 0) + 0, copies_chunk = copies_chunk and copies_chunk + 0 or nil,
     }
   end)
   if not is_sound then error('DAMAGED batch.counts', 0) end
@@ -175,6 +175,13 @@ local function parse_item(root, account, id, generation)
   }
 end
 
+-- Returns how many copies an item has, which end with it.
+local function count_copies(root, account, item)
+  local key = batch_items_key(root, account, item.batch, int(item.record.copies_chunk))
+  local packed = redis.call('GETRANGE', key, int(item.index * 4), int(item.index * 4 + 3))
+  return #packed == 4 and struct.unpack('>I4', packed) or 0
+end
+
 -- Reads what the end of an item changes, before anything is written. Raises an error where it is damaged.
 local function read_item(root, account, id, generation)
   local item = parse_item(root, account, id, generation)
@@ -185,6 +192,7 @@ local function read_item(root, account, id, generation)
   item.left = tonumber(redis.call('HGET', batch_chunk_key(root, account, batch, chunk), 'left'))
   if not item.left then error('DAMAGED batch-chunk', 0) end
   redis.call('STRLEN', batch_order_key(root, account, batch))
+  item.copies = record.copies_chunk and count_copies(root, account, item) or 0
   if item.left <= 1 then redis.call('ZCARD', batch_chunks_to_pack_key(root)) end
   if record.open <= 1 then
     redis.call('ZCARD', batch_work_key(root))
@@ -272,6 +280,13 @@ local function wants_feed(root, account, record, now)
   return true
 end
 
+-- Counts the copies of an item that has ended. One that ran again had failed, and its copies with it.
+local function note_copies(root, account, item, state)
+  local key = batch_key(root, account, item.batch)
+  redis.call('HINCRBY', key, 'copies_' .. state, int(item.copies))
+  if item.run ~= '1' then redis.call('HINCRBY', key, 'copies_failed', int(-item.copies)) end
+end
+
 local LETTERS = {completed = 'c', failed = 'f', cancelled = 'x'}
 
 -- Counts the end of an item; `is_booked`: its charge is in the ledger. Returns what a worker shall do: 1 fill the
@@ -287,6 +302,7 @@ function batches.note_end(root, account, item, stage, failure, captured, overrun
     redis.call('HINCRBY', batch_key(root, account, id), 'unbooked_overrun', int(overrun))
   end
   batches.note_item(root, account, id, record, item.chunk, item.index, item.run, letter, captured, item.left - 1)
+  if item.copies > 0 then note_copies(root, account, item, batches.STATES[letter]) end
   local hint = batches.complete_chunk(root, account, id, record, item.chunk, item.chunk_end, item.left - 1, now) and 2
     or 0
   local state = batches.save(root, account, id, record, now)

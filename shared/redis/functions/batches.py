@@ -112,7 +112,8 @@ async def write_batch_chunk(
 class FinishUploadAsk(Ask, frozen=True, kw_only=True):
     """What was uploaded: items, how many of them are invalid, chunks, and the hash of the request.
 
-    `errors` is JSON: what is wrong with the first invalid items.
+    `errors` is JSON: what is wrong with the first invalid items. `copies` are beside the `total`;
+    what is stored of them ends with `copies_chunk`, which is behind the `chunks` of items.
     """
 
     account: str
@@ -123,6 +124,8 @@ class FinishUploadAsk(Ask, frozen=True, kw_only=True):
     deadline_ms: int
     fingerprint: str | None = None
     errors: str | None = None
+    copies: int | None = None
+    copies_chunk: int | None = None
 
 
 async def finish_upload(

@@ -1,7 +1,8 @@
 -- finish_upload: the body of a batch has ended, so it runs.
 -- ASK      account, batch, total, invalid (items), chunks, deadline_ms, blob (the index of the first item of each
 --          chunk, 4 bytes each); if given: fingerprint (of the body and the options, where it has an Idempotency-Key),
---          errors (JSON: what is wrong with its first invalid items, for the answer to a repeated request)
+--          errors (JSON: what is wrong with its first invalid items, for the answer to a repeated request), copies (of
+--          its items), copies_chunk (the last of the chunks behind the items' own, which hold the copies)
 -- RETURNS  {'running', when it began, ms} (also when repeated) or {'gone'} (the upload was given up)
 -- ATOMIC   because a batch that runs, its deadline and the body that its Idempotency-Key stands for belong together.
 
@@ -16,7 +17,8 @@ local function finish_upload(root, ask)
     'idempotency', 'started'))
   if started then return {'running', int(tonumber(started))} end
   -- Another upload may have taken over the Idempotency-Key of one that stored nothing for long.
-  local is_whole = state == 'validating' and tonumber(chunks or 0) == ask.chunks
+  local written = ask.copies_chunk and ask.copies_chunk + 1 or ask.chunks
+  local is_whole = state == 'validating' and tonumber(chunks or 0) == written
   if not is_whole or not holds_key(root, ask, idempotency) then return {'gone'} end
   local now = now_ms()
   redis.call('ZADD', batch_work_key(root), int(now), member(account, ask.batch))
@@ -25,6 +27,10 @@ local function finish_upload(root, ask)
   local added = #ask.blob + #(ask.errors or '')
   redis.call('HSET', record, 'state', 'running', 'started', int(now), 'deadline', int(now + ask.deadline_ms),
     'total', int(ask.total), 'invalid', int(ask.invalid), 'bytes', int((bytes or 0) + added))
+  if ask.copies_chunk then
+    redis.call('HSET', record, 'chunks', int(ask.chunks), 'copies', int(ask.copies), 'copies_chunk',
+      int(ask.copies_chunk))
+  end
   if ask.errors then redis.call('HSET', record, 'errors', ask.errors) end
   redis.call('HDEL', record, 'upload_ends')
   redis.call('HINCRBY', account_totals_key(root, account), 'stored_batches', int(added))
