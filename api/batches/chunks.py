@@ -109,9 +109,9 @@ class ChunkWriter:
     ) -> None:
         """Let the batch run. Raises as `write`."""
         await self.write()
-        chunks = len(self._starts)
+        chunks, copies_chunk = len(self._starts), None
         if copies is not None and self.copies:
-            await copies.store(chunks, self._write_copies)
+            copies_chunk = await copies.store(chunks, self._write_copies)
         ask = FinishUploadAsk(
             account=self._caller.account.id,
             batch=self.batch,
@@ -121,8 +121,8 @@ class ChunkWriter:
             deadline_ms=deadline_ms,
             fingerprint=fingerprint,
             errors=msgspec.json.encode(self.errors).decode() if self.errors else None,
-            copies=self.copies or None,
-            copies_chunk=len(self._starts) - 1 if self.copies else None,
+            copies=self.copies,
+            copies_chunk=copies_chunk,
         )
         started = await functions.finish_upload(
             self._store.durable_redis, self._caller.root, ask, self._starts

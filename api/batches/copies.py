@@ -69,8 +69,8 @@ class Copies:
             "INSERT INTO copies VALUES (?, ?, ?)", (copy.line, copy.custom_id, copy.original)
         )
 
-    async def store(self, first: int, write: Callable[[bytes], Awaitable[None]]) -> None:
-        """Write all copies as chunks, of which the next one is `first`."""
+    async def store(self, first: int, write: Callable[[bytes], Awaitable[None]]) -> int:
+        """Write all copies as chunks, of which the next one is `first`; return that of counts."""
         places = CopyPlaces(first, [], [])
         async for section in self._sections("line"):
             places.lines.append(section[0].line)
@@ -81,7 +81,9 @@ class Copies:
             _count(counts, section)
             await write(pack_section(section))
         await write(pack_places(places))
-        await write(pack_counts(counts))
+        for part in pack_counts(counts):
+            await write(part)
+        return first + len(places.lines) + len(places.originals) + 1
 
     async def _sections(self, order: Literal["line", "original"]) -> AsyncIterator[list[Copy]]:
         # Sorting takes a while, and the first rows wait for it.

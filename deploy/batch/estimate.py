@@ -107,7 +107,7 @@ async def print_estimate(
         f"\n{known:,} prompts{unreadable}: {_span(*low)} credits, at most {amount(high[1])}."
     )
     print_line(f"About {duration(seconds)} from now to the end.")
-    for sentence in _reckoning(rate, rows):
+    for sentence in _reckoning(rate, rows, has_copies="dedupe" in options):
         print_line(sentence)
     return 0
 
@@ -223,12 +223,14 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _reckoning(rate: float | None, rows: list[Row]) -> Iterator[str]:
+def _reckoning(rate: float | None, rows: list[Row], *, has_copies: bool) -> Iterator[str]:
     yield "\nHow this is reckoned:"
     yield "- Tokens of a prompt as the API estimates them, on the high side, from its bytes."
     yield f"- Answers of {_ANSWER_TOKENS} tokens; `at most` is every answer at its longest."
     if any(row.model.startswith(_AUTO) for row in rows):
         yield "- Pollux chooses a model for each prompt: from the cheapest to the dearest of all."
+    if has_copies:
+        yield "- Identical prompts each time; --dedupe charges only the first of them."
     yield "- Thinking, searches and pictures are not in it; --max-credits bounds the true cost."
     if rate:
         yield f"- {rate:.1f} prompts a second, as your last batch had."

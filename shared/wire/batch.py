@@ -38,8 +38,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     items had ended, the oldest first.
 
     `total` and all counts are without the `copies` of its items; `copies_completed` to
-    `copies_expired` count those by how their originals ended. `copies_chunk` is the last chunk of
-    what is stored of them.
+    `copies_expired` count those by how their originals ended. `copies_chunk` is where
+    their numbers are stored (batch_copies).
     """
 
     id: str

@@ -1,18 +1,21 @@
 """Copies of a batch's items: lines that ask for the same as an earlier line, and share its answer.
 
 Written once, when an upload ends, and never changed: how a copy ended follows from its original.
-They are stored twice, by their line and by their original, in sections of `SECTION_COPIES`; after
-these, `CopyPlaces`, and how many copies each item has, 4 bytes each (`Batch.copies_chunk`).
+They are stored twice, by their line and by their original, in sections of `SECTION_COPIES`; then
+come `CopyPlaces`, and from `Batch.copies_chunk` on how many copies each item has, 4 bytes each, in
+parts of `COUNTS_PER_PART` (batches.lua).
 """
 
 import array
 import sys
 import zlib
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 SECTION_COPIES: Final = 512
+COUNTS_PER_PART: Final = 65_536
 _LEVEL: Final = 1
 _SECTION_BYTES_MAX: Final = 1024 * 1024
 
@@ -65,9 +68,10 @@ def unpack_places(stored: bytes) -> CopyPlaces:
     return _decode_places(stored)
 
 
-def pack_counts(counts: "array.array[int]") -> bytes:
-    """Return how many copies each item has as it is stored, 4 bytes each, big endian."""
-    stored = array.array("I", counts)
-    if sys.byteorder == "little":
-        stored.byteswap()
-    return stored.tobytes()
+def pack_counts(counts: "array.array[int]") -> Iterator[bytes]:
+    """Yield the parts of how many copies each item has as they are stored, big endian."""
+    for first in range(0, len(counts), COUNTS_PER_PART):
+        part = counts[first : first + COUNTS_PER_PART]
+        if sys.byteorder == "little":
+            part.byteswap()
+        yield part.tobytes()

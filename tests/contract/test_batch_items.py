@@ -4,6 +4,7 @@ After each test `tests/support/redis_invariants.py` checks counts, credits, byte
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal
 
@@ -584,6 +585,21 @@ async def test_the_end_of_an_item_counts_its_copies_whatever_their_number(
     assert await batches.counts(batch, "failed", "copies_failed") == [0, 996]
     await batches.run(batch)
     assert await batches.counts(batch, *names) == [2, 997, 0, 2, 997, 3, 6]
+
+
+async def test_counts_of_copies_are_in_parts(batches: Batches) -> None:
+    far = 65_536 + 9
+    plain = items(1)[0]
+    # Only the last item is fed: what is before it counts as passed.
+    chunks = [[plain], [plain]]
+    batch = await batches.store(chunks, copies=[Copy("x", far + 2, far)])
+    starts = struct.pack(">II", 0, far) + struct.pack(">I", far + 1) * 5
+    where = keys.BATCH(batches.root, "ann", batch)
+    await batches.redis.call("SET", keys.BATCH_STARTS(batches.root, "ann", batch), starts)
+    await batches.redis.call("HSET", where, "total", far + 1, "position", far, "failed", far)
+    await batches.feed()
+    await batches.complete()
+    assert await batches.counts(batch, "completed", "copies_completed") == [1, 1]
 
 
 async def test_copies_that_an_older_process_ended_are_counted_as_their_originals(

@@ -487,4 +487,6 @@ def test_an_estimate_sends_no_prompt(
     assert "auto, cheapest: alpha" in shown.out
     assert "auto, dearest: beta" in shown.out
     assert "How this is reckoned" in shown.out
+    assert "--dedupe charges only the first" not in shown.out
+    assert "--dedupe charges only the first" in batch(*words, "--dedupe").out
     assert batches_api.named(_UPLOAD) == []

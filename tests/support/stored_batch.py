@@ -19,7 +19,7 @@ from shared.wire.batch import BatchItem, ItemResult, pack_items, pack_results
 from shared.wire.batch_copies import Copy
 from shared.wire.message import AssistantMessage, Usage, encode_assistant
 from shared.wire.routing import StoredRouting
-from tests.support.stored_batches import copy_chunks
+from tests.support.stored_batches import COUNTS_CHUNK, copy_chunks
 
 StoreBatch = Callable[[], "StoredBatch"]
 CREATED: Final = 1_767_225_600_000
@@ -118,8 +118,8 @@ class StoredBatch:
             "seq": len(self.order),
         }
         if self._copies:
-            last = len(self._starts) + len(self._behind) - 1
-            record |= {"copies": self._copies, "copies_chunk": last}
+            counts = len(self._starts) + COUNTS_CHUNK
+            record |= {"copies": self._copies, "copies_chunk": counts}
         if state in ENDED:
             record |= {"finished": CREATED + 11_000, "delete_at": CREATED + 99_000}
         record |= fields

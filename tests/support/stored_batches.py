@@ -11,6 +11,8 @@ from shared.wire.batch import BatchItem, pack_items
 from shared.wire.batch_copies import Copy, CopyPlaces, pack_counts, pack_places, pack_section
 from shared.wire.submission import BATCH_WIRE, Submission, encode
 
+# Behind a section by line, one by original, and where these begin.
+COUNTS_CHUNK = 3
 HOUR_MS = 3_600_000
 
 
@@ -79,7 +81,7 @@ async def store(
         "bytes": size,
     }
     if copies:
-        fields |= {"copies": len(copies), "copies_chunk": len(chunks) + len(behind) - 1}
+        fields |= {"copies": len(copies), "copies_chunk": len(chunks) + COUNTS_CHUNK}
     if max_credits is not None:
         fields["max_credits"] = max_credits
     name = keys.BATCH(root, account, batch)
@@ -105,5 +107,5 @@ def copy_chunks(first: int, copies: Sequence[Copy]) -> list[bytes]:
         pack_section(by_line),
         pack_section(by_original),
         pack_places(places),
-        pack_counts(counts),
+        *pack_counts(counts),
     ]

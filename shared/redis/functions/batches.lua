@@ -175,10 +175,14 @@ local function parse_item(root, account, id, generation)
   }
 end
 
+-- How many copies each item has is stored in parts, from `copies_chunk` on.
+local COUNTS_PER_PART = 65536
+
 -- Returns how many copies an item has, which end with it.
 local function count_copies(root, account, item)
-  local key = batch_items_key(root, account, item.batch, int(item.record.copies_chunk))
-  local packed = redis.call('GETRANGE', key, int(item.index * 4), int(item.index * 4 + 3))
+  local part, at = math.floor(item.index / COUNTS_PER_PART), item.index % COUNTS_PER_PART
+  local key = batch_items_key(root, account, item.batch, int(item.record.copies_chunk + part))
+  local packed = redis.call('GETRANGE', key, int(at * 4), int(at * 4 + 3))
   return #packed == 4 and struct.unpack('>I4', packed) or 0
 end
 

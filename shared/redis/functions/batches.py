@@ -112,8 +112,8 @@ async def write_batch_chunk(
 class FinishUploadAsk(Ask, frozen=True, kw_only=True):
     """What was uploaded: items, how many of them are invalid, chunks, and the hash of the request.
 
-    `errors` is JSON: what is wrong with the first invalid items. `copies` are beside the `total`;
-    what is stored of them ends with `copies_chunk`, which is behind the `chunks` of items.
+    `errors` is JSON: what is wrong with the first invalid items. `copies` are beside the `total`,
+    and stored in chunks behind the `chunks` of items; from `copies_chunk` on, these are counts.
     """
 
     account: str
@@ -124,7 +124,7 @@ class FinishUploadAsk(Ask, frozen=True, kw_only=True):
     deadline_ms: int
     fingerprint: str | None = None
     errors: str | None = None
-    copies: int | None = None
+    copies: int = 0
     copies_chunk: int | None = None
 
 

@@ -2,7 +2,7 @@
 -- ASK      account, batch, total, invalid (items), chunks, deadline_ms, blob (the index of the first item of each
 --          chunk, 4 bytes each); if given: fingerprint (of the body and the options, where it has an Idempotency-Key),
 --          errors (JSON: what is wrong with its first invalid items, for the answer to a repeated request), copies (of
---          its items), copies_chunk (the last of the chunks behind the items' own, which hold the copies)
+--          its items), copies_chunk (from which on how many copies each item has is stored: `batches.count_copies`)
 -- RETURNS  {'running', when it began, ms} (also when repeated) or {'gone'} (the upload was given up)
 -- ATOMIC   because a batch that runs, its deadline and the body that its Idempotency-Key stands for belong together.
 
@@ -17,8 +17,8 @@ local function finish_upload(root, ask)
     'idempotency', 'started'))
   if started then return {'running', int(tonumber(started))} end
   -- Another upload may have taken over the Idempotency-Key of one that stored nothing for long.
-  local written = ask.copies_chunk and ask.copies_chunk + 1 or ask.chunks
-  local is_whole = state == 'validating' and tonumber(chunks or 0) == written
+  -- Of each chunk written, of copies too, the blob has the start.
+  local is_whole = state == 'validating' and tonumber(chunks or 0) == #ask.blob / 4
   if not is_whole or not holds_key(root, ask, idempotency) then return {'gone'} end
   local now = now_ms()
   redis.call('ZADD', batch_work_key(root), int(now), member(account, ask.batch))
