@@ -9,7 +9,8 @@ file. Whatever ends an upload before its body does, what it has stored is delete
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -105,10 +106,10 @@ class Uploads:
             RequestError: INVALID_FIELDS, MISSING_FIELDS, PAYLOAD_TOO_LARGE, REQUEST_TIMEOUT,
                 IDEMPOTENCY_MISMATCH.
             RefusedError: RATE_LIMITED, QUOTA_EXCEEDED, QUEUE_FULL, UPLOAD_UNDER_WAY, UNAVAILABLE.
-            UnavailableError: Redis is away, or others need the place; it may be sent again.
+            UnavailableError: Redis is away, or the disk is full; it may be sent again.
 
         """
-        with self._places.hold(head.caller.account, body):
+        with self._places.hold(head.caller.account, body), _in_files():
             await body.load_short()
             known, opened = await self._begin(head, terms, reader)
             if opened is None:
@@ -128,6 +129,7 @@ class Uploads:
         items_max = self._tier(head).batch_items_max
         with (
             self._places.hold(head.caller.account, body),
+            _in_files(),
             contextlib.closing(JsonItems(self._line_bytes_max, items_max)) as found,
         ):
             async for block in body.blocks():
@@ -304,6 +306,16 @@ class Uploads:
 
 # What is scanned of a document in one step.
 _SCAN_BYTES: Final = 1_024
+
+
+@contextlib.contextmanager
+def _in_files() -> Iterator[None]:
+    """Refuse for now what the disk has no room for: names, and the items of a document."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        logs.logger().error("an upload cannot be kept in a temporary file", reason=str(error))
+        raise UnavailableError("The server has no room for this upload.") from error
 
 
 async def _once(items: Iterable[NumberedLine]) -> AsyncGenerator[Iterable[NumberedLine], None]:

@@ -49,10 +49,12 @@ async def find_by_key(context: RequestContext, key: str) -> Batch | None:
     """Return the batch that was made with an Idempotency-Key, or None."""
     redis, caller = context.state.redis, context.caller
     where = (redis, caller.root, caller.account.id)
-    record = await idempotency_records.find(*where, idempotency_records.hash_key(key))
-    if record is None or record.batch is None:
-        return None
-    return await batches.find(redis, BatchRef(caller.root, caller.account.id, record.batch))
+    # A key that is no ASCII: in its header, each byte of its UTF-8 is a character.
+    for each in dict.fromkeys((key, key.encode().decode("latin-1"))):
+        record = await idempotency_records.find(*where, idempotency_records.hash_key(each))
+        if record is not None and record.batch is not None:
+            return await batches.find(redis, BatchRef(caller.root, caller.account.id, record.batch))
+    return None
 
 
 async def pause(context: RequestContext) -> Batch:

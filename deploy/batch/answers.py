@@ -11,6 +11,7 @@ all answers are there is a matter of their count.
 
 import fcntl
 import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -188,9 +189,14 @@ def answer_file(path: Path | None, order: Order, *, overwrite: bool) -> Iterator
 
 @contextmanager
 def replacement(path: Path, batch_id: str) -> Iterator[Answers]:
-    """Open a new file that takes the place of `path` when the context ends without an error."""
+    """Open a new file that takes the place of `path` when the context ends without an error.
+
+    As few may read it as the one before; where that is a symbolic link, the link stays.
+    """
+    path = path.resolve()
     new = path.with_name(f"{path.name}.new")
     with new.open("wb") as file:
+        os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
         answers = Answers(file, "input", new)
         answers.begin(batch_id)
         yield answers

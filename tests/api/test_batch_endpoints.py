@@ -117,6 +117,14 @@ async def test_a_batch_is_found_by_its_key(
     listed = body(await api.get(LIST, params={"key": "nightly"}))
     assert [each["batch_id"] for each in listed["batches"]] == [id_]
     assert body(await api.get(LIST, params={"key": "other"}))["batches"] == []
+    # A header has no UTF-8: the bytes of such a key arrive as one character each.
+    strange = "nächtlich".encode().decode("latin-1")
+    where = keys.IDEMPOTENCY(root, account, idempotency_records.hash_key(strange))
+    await system.redis.call("HSET", where, "fingerprint", "f", "batch", id_)
+    await system.redis.call("PEXPIRE", where, 60_000)
+    for key in ("nächtlich", strange):
+        listed = body(await api.get(LIST, params={"key": key}))
+        assert [each["batch_id"] for each in listed["batches"]] == [id_], key
     # A key that a message was sent with names no batch.
     await api.post("/api/v1/chat", json={"message": "hi"}, headers={"idempotency-key": "chat"})
     assert body(await api.get(LIST, params={"key": "chat"}))["batches"] == []

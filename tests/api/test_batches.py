@@ -1,10 +1,12 @@
 """A batch over HTTP, from its body to what is stored: lines, JSON, gzip, and what is refused."""
 
 import asyncio
+import errno
 import gc
 import gzip
 import json
 import secrets
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -14,6 +16,8 @@ import msgspec
 import pytest
 
 from api.batches.item_maker import ItemMaker
+from api.batches.item_names import ItemNames
+from api.batches.json_items import JsonItems
 from shared.errors import RequestError
 from shared.redis import keys
 from shared.wire import submission as submissions
@@ -596,6 +600,31 @@ async def test_long_lines_are_decoded_one_at_a_time(
     made = await asyncio.gather(*(_send(api, line) for _ in range(4)))
     assert [body(each)["total"] for each in made] == [1] * 4
     assert most == 4
+
+
+@pytest.mark.parametrize(
+    ("media_type", "what", "error"),
+    [
+        ("application/jsonl", (ItemNames, "take"), sqlite3.OperationalError("disk is full")),
+        ("application/json", (JsonItems, "feed"), OSError(errno.ENOSPC, "No space left")),
+    ],
+)
+async def test_a_full_disk_refuses_for_now(
+    api: ApiClient,
+    system: System,
+    monkeypatch: pytest.MonkeyPatch,
+    media_type: str,
+    what: tuple[type, str],
+    error: Exception,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*what, fail)
+    system.expected |= {"an upload cannot be kept in a temporary file", "unavailable"}
+    content = _jsonl({"items": [], "message": "a"})
+    refused(await _send(api, content, {"content-type": media_type}), 503, "UNAVAILABLE")
+    assert await _keys(system) == []
 
 
 async def test_a_server_without_room_refuses_before_the_body(

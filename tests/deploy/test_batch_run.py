@@ -411,9 +411,16 @@ def test_answers_that_are_missing_in_the_middle_are_written(
     code = batch(*_RUN).code
     assert names_in(path) == names
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:2] + lines[4:]))
+    target = short_folder / "private.jsonl"
+    target.write_bytes(b"".join(lines[:2] + lines[4:]))
+    target.chmod(0o600)
+    path.unlink()
+    path.symlink_to(target)
     assert batch(*_RUN).code == code
-    assert path.read_bytes() == b"".join(lines)
+    assert target.read_bytes() == b"".join(lines)
+    # The link stays, and nobody else may read what was private.
+    assert path.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("limit", ["nan", "inf", "0", "-1", "1e10"])
