@@ -39,7 +39,7 @@ from shared.tiers import LimitSettings
 from shared.wire.batch import BatchItem, ItemResult, unpack_results
 from shared.wire.batch_copies import Copy
 from shared.wire.message import decode_assistant
-from shared.wire.submission import TURN_WIRE
+from shared.wire.submission import BATCH_WIRE, TURN_WIRE
 from tests.support import stored_batches
 from tests.support.redis_functions import CHANNELS, KEEP, RedisFunctions, Ticket
 from tests.support.stored_batches import in_chunks, item, items
@@ -181,6 +181,34 @@ async def test_a_window_of_items_enters_the_queue_and_the_rest_stays_packed(
     assert found is not None
     assert found.record["batch"] == f"{batch} 0 1 0 7"
     assert found.record["key"] == "key-1"
+
+
+async def test_places_in_the_queue_cost_as_many_commands_for_many_items_as_for_one(
+    queue: RedisFunctions,
+) -> None:
+    await queue.grant(10_000)
+    batches = Batches(queue, window=200)
+    names = ("zadd", "sadd", "lpush", "zscore")
+
+    async def commands_of(count: int) -> list[int]:
+        await batches.store([items(count)])
+        await batches.redis.call("CONFIG", "RESETSTAT")
+        assert await batches.feed() == count
+        stats = (await batches.redis.call("INFO", "commandstats")).decode()
+        return [_calls(stats, name) for name in names]
+
+    # The first item also brings the account into its lane.
+    await commands_of(1)
+    second = await commands_of(1)
+    assert await commands_of(60) == second
+    wakeups = keys.WAKEUP_FOR(batches.root, "batch", f"wire|{BATCH_WIRE}")
+    assert await batches.redis.call("LLEN", wakeups) == 62
+    assert len(await batches.complete()) == 62
+
+
+def _calls(stats: str, name: str) -> int:
+    """Return how often a command was called; 0 where the server counted none."""
+    return int(stats.partition(f"cmdstat_{name}:calls=")[2].partition(",")[0] or 0)
 
 
 async def test_a_batch_runs_to_its_end_and_is_packed_and_billed_once_a_chunk(

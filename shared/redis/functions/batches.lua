@@ -355,13 +355,23 @@ function batches.ended_items(hash)
   return items
 end
 
+-- Of how many items the keys are deleted in one command.
+batches.DELETED_AT_ONCE = 16
+
 -- Deletes all that is stored of some items as generations; each names its `index`, `run` and `letter`.
 function batches.delete_items(root, account, id, items)
-  for _, item in ipairs(items) do
+  local names = {}
+  for i, item in ipairs(items) do
     local generation = id .. '-' .. item.index .. (item.run == '1' and '' or '-' .. item.run)
-    redis.call('UNLINK', generation_key(root, account, generation), events_key(root, account, generation),
+    for _, name in ipairs({generation_key(root, account, generation), events_key(root, account, generation),
       turns_key(root, account, generation, '0'), submission_key(root, account, generation),
-      text_key(root, account, generation), rounds_key(root, account, generation))
+      text_key(root, account, generation), rounds_key(root, account, generation)}) do
+      names[#names + 1] = name
+    end
+    if i % batches.DELETED_AT_ONCE == 0 or i == #items then
+      redis.call('UNLINK', unpack(names))
+      names = {}
+    end
     if item.letter == 'f' then delete_dead_letter(root, account, generation) end
   end
 end

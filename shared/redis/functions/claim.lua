@@ -44,7 +44,8 @@ local function lease_turn(root, account, id, record, suspects_max, resource, ask
   -- Everything that may be damaged is read before the first write.
   local submission = redis.call('GET', submission_key(root, account, id))
   local message = redis.call('HGET', turns_chunk_key(root, account, record.session, record.turn), record.turn .. ':u')
-  local session = redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')
+  local session = has_no_session(id, record) and {false, false}
+    or redis.call('HMGET', session_key(root, account, record.session), 'system', 'companion')
   if not submission or not message then error('DAMAGED what was asked', 0) end
   local kept = record.kept and rounds.load_start(root, account, id, record)
   unpark(root, account, id, record)

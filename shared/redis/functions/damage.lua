@@ -145,11 +145,15 @@ function damage.is_lane_wrong(root, lane)
   return lane and damage.is_wrong_type('ZCARD', lane_key(root, lane))
 end
 
--- Puts an account into each lane that it has ready turns of, if it may run more. A lane of another type does not stop
--- the caller: `restore` puts the account in once the lane is repaired.
-function damage.enter_lanes(root, account)
-  for _, lane in ipairs(LANES) do
-    if redis.call('EXISTS', ready_key(root, account, lane)) == 1 then
+-- Puts an account into each lane that it has ready turns of, if it may run more. `count` is in how many lanes it has
+-- some, if that is known. A lane of another type does not stop the caller: `restore` puts the account in once the lane
+-- is repaired.
+function damage.enter_lanes(root, account, count)
+  local left = count or #LANES
+  for i, lane in ipairs(LANES) do
+    local is_known = count and left == #LANES - i + 1
+    if left > 0 and (is_known or redis.call('EXISTS', ready_key(root, account, lane)) == 1) then
+      left = left - 1
       local is_done, problem = pcall(join_lane, root, account, lane)
       if not is_done and not damage.is_lane_wrong(root, lane) then error(problem, 0) end
     end

@@ -43,17 +43,28 @@ local function pack_message(id, entry, now)
   })
 end
 
-local function enter(root, ask, record, entry, offset, number, now)
+-- Writes an item's records. Returns its id, and the end of that which its window holds.
+local function store_item(root, ask, record, entry, offset, number, now)
   local tail = int(entry.index) .. (ask.run > 1 and '-' .. int(ask.run) or '')
   local id = ask.batch .. '-' .. tail
   local generation = {
     account = ask.account, session = id, generation = id, lane = 'batch', model = entry.model, wire = entry.wire,
     hold = entry.hold, key = record.key or '', blob = string.sub(ask.blob, offset + 1, offset + entry.size),
+    batch = table.concat({ask.batch, int(entry.index), int(ask.run), int(ask.chunk), int(ask.chunk_end)}, ' '),
   }
-  enter_queue(root, generation, pack_message(id, entry, now), 1, int(number), int(now), int(record.deadline), true)
-  redis.call('HSET', generation_key(root, ask.account, id), 'batch', table.concat(
-    {ask.batch, int(entry.index), int(ask.run), int(ask.chunk), int(ask.chunk_end)}, ' '))
-  redis.call('SADD', batch_window_key(root, ask.account, ask.batch), tail)
+  store_generation(root, generation, pack_message(id, entry, now), 1, int(number), int(now), int(record.deadline))
+  return id, tail
+end
+
+-- Gives items their places in the queue, each list in one command, and wakes a worker for each.
+local function place_items(root, ask, record, placed)
+  local account = ask.account
+  redis.call('ZADD', deadlines_key(root), unpack(placed.deadlines))
+  redis.call('ZADD', unfinished_key(root, account, 'batch'), unpack(placed.ids))
+  redis.call('ZADD', ready_key(root, account, 'batch'), unpack(placed.ids))
+  redis.call('SADD', batch_window_key(root, account, ask.batch), unpack(placed.tails))
+  if not ensure_in_lane(root, account, 'batch') then return end
+  for wire, count in pairs(placed.wires) do wake_workers(root, 'batch', wire, count) end
 end
 
 local function take_holds(root, ask, hold)
@@ -72,6 +83,7 @@ end
 -- Counts the wrong lines among the first `count` entries as failed, and lets the others enter the queue.
 local function take(root, ask, record, count, queued, now)
   local number, offset, held = 0, 0, 0
+  local placed = {deadlines = {}, ids = {}, tails = {}, wires = {}}
   if queued > 0 then number = redis.call('HINCRBY', clocks_key(root), 'number', int(queued)) - queued end
   for i = 1, count do
     local entry = ask.entries[i]
@@ -84,10 +96,16 @@ local function take(root, ask, record, count, queued, now)
       batches.note_item(root, ask.account, ask.batch, record, int(ask.chunk), entry.index, int(ask.run), 'f', 0)
     else
       number = number + 1
-      enter(root, ask, record, entry, offset, number, now)
+      local id, tail = store_item(root, ask, record, entry, offset, number, now)
       offset = offset + entry.size
+      local at = 2 * #placed.tails
+      placed.deadlines[at + 1], placed.deadlines[at + 2] = int(record.deadline), member(ask.account, id)
+      placed.ids[at + 1], placed.ids[at + 2] = int(number), id
+      placed.tails[#placed.tails + 1] = tail
+      placed.wires[entry.wire] = (placed.wires[entry.wire] or 0) + 1
     end
   end
+  if queued > 0 then place_items(root, ask, record, placed) end
   record.open, record.held = record.open + queued, record.held + held
   -- Only failures run again.
   if ask.run > 1 then record.failed = record.failed - queued end
@@ -135,6 +153,7 @@ end
 
 -- Keys are read before the first write: where one is of another type, nothing is written.
 local function check_keys(root, ask)
+  redis.call('ZCARD', ready_key(root, ask.account, 'batch'))
   redis.call('SCARD', batch_window_key(root, ask.account, ask.batch))
   redis.call('HLEN', batch_chunk_key(root, ask.account, ask.batch, int(ask.chunk)))
   redis.call('STRLEN', batch_order_key(root, ask.account, ask.batch))

@@ -49,10 +49,13 @@ local function finish_generation(root, account, id, generation, ending)
   check_transition(generation, ending.stage)
   local key, now = generation_key(root, account, id), int(ending.now)
   local item, hint = generation.batch and batches.find_item(root, account, id, generation)
-  local session = session_key(root, account, generation.session)
-  -- A session with a turn under way has a head; one without was deleted, or the generation has none.
-  local head, tokens, pending, bytes, side =
-    unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
+  local session, is_alone = session_key(root, account, generation.session), has_no_session(id, generation)
+  -- A session with a turn under way has a head; one without was deleted.
+  local head, tokens, pending, bytes, side
+  if not is_alone then
+    head, tokens, pending, bytes, side =
+      unpack(redis.pcall('HMGET', session, 'head', 'tokens', 'pending', 'bytes', 'side'))
+  end
   -- Keys that the whole partition shares come before the credits: where one is of another type, nothing is written.
   redis.call('ZCARD', lane_key(root, generation.lane))
   if ending.stage ~= 'completed' then damage.check_end(root) end
@@ -74,7 +77,6 @@ local function finish_generation(root, account, id, generation, ending)
   end
   unpark(root, account, id, generation)
   redis.call('ZREM', unfinished_key(root, account, generation.lane), id)
-  local is_alone = has_no_session(id, generation)
   if head or is_alone then store_answer(root, account, id, generation, ending, is_alone, item) end
   if head then
     update_session(session, generation, ending, now, tokens, pending, bytes)

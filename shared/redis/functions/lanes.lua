@@ -14,25 +14,35 @@
 --
 -- An account that runs as many generations as it may stays out of its lanes until one of them ends.
 
--- Wakes one worker that waits with BLPOP on this list. A list longer than the most workers that may wait is of no use:
--- it is trimmed to 128, but only once it has 144 entries, not at each push. A key of another type is replaced, because
--- wakeups hold nothing that could be lost.
-local function push_wakeup(list)
+-- Wakes as many workers that wait with BLPOP on this list as it gets marks. A list longer than the most workers
+-- that may wait is of no use: it is trimmed to 128, but only once it has 144 entries, not at each push. A key of
+-- another type is replaced, because wakeups hold nothing that could be lost.
+local function push_wakeups(list, ...)
   local length_max, trimmed_at = 128, 144
-  local length = redis.pcall('LPUSH', list, '1')
+  local length = redis.pcall('LPUSH', list, ...)
   if type(length) ~= 'number' then
     redis.call('DEL', list)
-    redis.call('LPUSH', list, '1')
+    redis.call('LPUSH', list, ...)
   elseif length >= trimmed_at then
     redis.call('LTRIM', list, 0, length_max - 1)
   end
 end
 
+local function push_wakeup(list) push_wakeups(list, '1') end
+
 -- A submission whose wire is newer than LANE_WAKEUP_WIRE has a wakeup of its own, on which only workers that can read
 -- that wire wait.
-local function wake_worker(root, lane, wire)
+local function find_wakeup(root, lane, wire)
   local is_newer = wire and tonumber(wire) > LANE_WAKEUP_WIRE
-  push_wakeup(is_newer and wakeup_for_key(root, lane, WIRE_WAKEUP .. wire) or wakeup_key(root, lane))
+  return is_newer and wakeup_for_key(root, lane, WIRE_WAKEUP .. wire) or wakeup_key(root, lane)
+end
+
+local function wake_worker(root, lane, wire) push_wakeups(find_wakeup(root, lane, wire), '1') end
+
+local function wake_workers(root, lane, wire, count)
+  local marks = {}
+  for i = 1, count do marks[i] = '1' end
+  push_wakeups(find_wakeup(root, lane, wire), unpack(marks))
 end
 
 -- Returns {running interactive, running batch, running max, stride}; the last two are false before the first accept.

@@ -31,9 +31,8 @@ local function end_lease(root, account, id, lane)
     wake_parked_queues(root, account, parked_queues)
   end
   redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. lane, '-1')
-  if redis.call('EXISTS', ready_key(root, account, 'interactive'), ready_key(root, account, 'batch')) > 0 then
-    damage.enter_lanes(root, account)
-  end
+  local lanes = redis.call('EXISTS', ready_key(root, account, 'interactive'), ready_key(root, account, 'batch'))
+  if lanes > 0 then damage.enter_lanes(root, account, lanes) end
   return true
 end
 
