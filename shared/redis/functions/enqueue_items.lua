@@ -50,9 +50,10 @@ local function store_item(root, ask, record, entry, offset, number, now)
   local generation = {
     account = ask.account, session = id, generation = id, lane = 'batch', model = entry.model, wire = entry.wire,
     hold = entry.hold, key = record.key or '', blob = string.sub(ask.blob, offset + 1, offset + entry.size),
-    batch = table.concat({ask.batch, int(entry.index), int(ask.run), int(ask.chunk), int(ask.chunk_end)}, ' '),
   }
-  store_generation(root, generation, pack_message(id, entry, now), 1, int(number), int(now), int(record.deadline))
+  local batch = {ask.batch, int(entry.index), int(ask.run), int(ask.chunk), int(ask.chunk_end)}
+  enter_queue(root, generation, pack_message(id, entry, now), 1, int(number), int(now), int(record.deadline), true,
+    nil, nil, table.concat(batch, ' '))
   return id, tail
 end
 
@@ -61,10 +62,8 @@ local function place_items(root, ask, record, placed)
   local account = ask.account
   redis.call('ZADD', deadlines_key(root), unpack(placed.deadlines))
   redis.call('ZADD', unfinished_key(root, account, 'batch'), unpack(placed.ids))
-  redis.call('ZADD', ready_key(root, account, 'batch'), unpack(placed.ids))
   redis.call('SADD', batch_window_key(root, account, ask.batch), unpack(placed.tails))
-  if not ensure_in_lane(root, account, 'batch') then return end
-  for wire, count in pairs(placed.wires) do wake_workers(root, 'batch', wire, count) end
+  make_all_ready(root, account, 'batch', placed.ids, placed.wires)
 end
 
 local function take_holds(root, ask, hold)

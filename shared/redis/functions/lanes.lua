@@ -37,13 +37,7 @@ local function find_wakeup(root, lane, wire)
   return is_newer and wakeup_for_key(root, lane, WIRE_WAKEUP .. wire) or wakeup_key(root, lane)
 end
 
-local function wake_worker(root, lane, wire) push_wakeups(find_wakeup(root, lane, wire), '1') end
-
-local function wake_workers(root, lane, wire, count)
-  local marks = {}
-  for i = 1, count do marks[i] = '1' end
-  push_wakeups(find_wakeup(root, lane, wire), unpack(marks))
-end
+local function wake_worker(root, lane, wire) push_wakeup(find_wakeup(root, lane, wire)) end
 
 -- Returns {running interactive, running batch, running max, stride}; the last two are false before the first accept.
 local function load_running(root, account)
@@ -99,6 +93,17 @@ end
 local function make_ready(root, account, id, lane, number, wire, is_in_lane)
   redis.call('ZADD', ready_key(root, account, lane), number, id)
   if is_in_lane or ensure_in_lane(root, account, lane) then wake_worker(root, lane, wire) end
+end
+
+-- The same for many turns, each list by one command: `ready` are their numbers and ids, `wires` counts them by wire.
+local function make_all_ready(root, account, lane, ready, wires)
+  redis.call('ZADD', ready_key(root, account, lane), unpack(ready))
+  if not ensure_in_lane(root, account, lane) then return end
+  for wire, count in pairs(wires) do
+    local marks = {}
+    for i = 1, count do marks[i] = '1' end
+    push_wakeups(find_wakeup(root, lane, wire), unpack(marks))
+  end
 end
 
 local function leave_lane(root, account, lane, at)
