@@ -244,7 +244,10 @@ class _Download:
             by_chunk.setdefault(chunk, []).append((seq, index))
         items: list[ResultItem] = []
         for chunk, wanted in by_chunk.items():
-            found = await self._state.batch_results.read(self._ref, batch, chunk)
+            # A stop may keep a failure from running again, so its old end is sent, too.
+            found = await self._state.batch_results.read(
+                self._ref, batch, chunk, has_old_failures=True
+            )
             for seq, index in wanted if found.results else ():
                 result = found.results[index - found.first]
                 if result is not None and result.seq == seq:

@@ -103,8 +103,13 @@ class BatchResults:
         """Return the chunk that an item is in."""
         return bisect.bisect_right(await self._load_starts(ref, batch), index) - 1
 
-    async def read(self, ref: BatchRef, batch: Batch, chunk: int) -> ChunkResults:
-        """Return what a chunk's items have come to by now."""
+    async def read(
+        self, ref: BatchRef, batch: Batch, chunk: int, *, has_old_failures: bool = False
+    ) -> ChunkResults:
+        """Return what a chunk's items have come to by now.
+
+        A failure that is run again has not ended, unless the old ones are wanted, too.
+        """
         starts = await self._load_starts(ref, batch)
         if not 0 <= chunk < len(starts):
             return ChunkResults(0, [])
@@ -113,7 +118,8 @@ class BatchResults:
         results = await self._folded(ref, chunk, end - first)
         if None in results or batch.retried_seq:
             results = await self._with_unfolded(ref, chunk, first, end - first)
-        if batch.retried_seq and batch.stop is None and batch.state not in ENDED:
+        is_retried = batch.retried_seq and batch.stop is None and batch.state not in ENDED
+        if is_retried and not has_old_failures:
             results = [None if _runs_again(each, batch) else each for each in results]
         await self._add_cut_off(ref, batch, chunk, ChunkResults(first, results))
         return ChunkResults(first, results)
@@ -212,9 +218,12 @@ class BatchResults:
         """Add what a stop kept from entering the queue."""
         state = batch.cut_off
         first = max(found.first, batch.position)
-        if state is None or first >= found.first + len(found.results):
+        if state is None or None not in found.results[max(0, first - found.first) :]:
             return
         names = await self._load_names(ref, chunk)
+        if not names:
+            # Folded since it was read.
+            found.results[:] = await self._folded(ref, chunk, len(found.results))
         for index in range(first, found.first + len(names)):
             name = names[index - found.first]
             found.results[index - found.first] = ItemResult(

@@ -933,3 +933,17 @@ async def test_a_charge_by_a_process_that_knows_no_batches_is_booked_once(
     assert await batches.counts(batch, "completed", "used", "unbooked") == [2, 10, 3]
     assert await batches.pack() == 1
     assert (await batches.queue.credit_totals()).settled == 10
+
+
+async def test_paused_batches_are_passed_over_at_little_cost(batches: Batches) -> None:
+    """An account may have 500 of them, and the server serves nobody meanwhile."""
+    paused = [await batches.store([items(1)]) for _ in range(4)]
+    for batch in paused:
+        await batches.pause(batch)
+    last = await batches.store([items(1)])
+    before = (await batches.redis.call("INFO", "commandstats")).decode()
+    plan = await functions.plan_feed(batches.redis, batches.root, PlanFeedAsk(account="ann"))
+    assert isinstance(plan, functions.FeedPlan)
+    assert plan.batch == last
+    after = (await batches.redis.call("INFO", "commandstats")).decode()
+    assert _calls(after, "hgetall") - _calls(before, "hgetall") == 1

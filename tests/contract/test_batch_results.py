@@ -8,9 +8,11 @@ import pytest
 from shared.batches.feed import BatchFeeder
 from shared.clock import SystemClock
 from shared.errors import Failure
-from shared.redis import functions
+from shared.redis import functions, library
 from shared.redis.functions import (
+    EndedChunk,
     EndOpenItemsAsk,
+    ReadEndedAsk,
     RetryBatchAsk,
     StopBatchAsk,
     TakeEndedChunksAsk,
@@ -137,6 +139,37 @@ async def test_a_chunk_that_is_folded_between_two_reads_is_read_whole(
     monkeypatch.setattr(BatchResults, "_load_names", folded_before)
     read = await running.reader.read(running.ref, batch, 0)
     assert [each is not None for each in read.results] == [True] * 3
+
+
+async def test_what_a_stop_cut_off_is_there_while_its_chunk_is_folded(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running.begin(items(7))
+    await running.stop()
+    await running.end_open()
+    batch, load = await running.batch(), BatchResults._load_names
+
+    async def folded_before(reader: BatchResults, ref: BatchRef, chunk: int) -> object:
+        await packer.pack(running.queue.redis, ref.root, EndedChunk(ref.account, ref.id, chunk))
+        return await load(reader, ref, chunk)
+
+    monkeypatch.setattr(BatchResults, "_load_names", folded_before)
+    read = await running.reader.read(running.ref, batch, 2)
+    assert [each and each.state for each in read.results] == ["cancelled"]
+
+
+async def test_large_answers_are_read_in_several_calls(running: Running) -> None:
+    await running.begin(items(3))
+    texts = ["a" * 200_000, "b" * 300_000, "c" * 100_000]
+    for text, one in zip(texts, await running.queue.claim(3), strict=True):
+        await running.queue.complete(one, text)
+    read = await running.reader.read(running.ref, await running.batch(), 0)
+    assert [each and decode_assistant(each.answer).content for each in read.results] == texts
+    ask = ReadEndedAsk(account="ann", batch=running.ref.id, chunk=0)
+    first = await library.invoke(
+        running.queue.redis, "read_ended", running.ref.root, ask, effect="none"
+    )
+    assert sum(len(each) for each in first if isinstance(each, bytes)) < sum(map(len, texts))
 
 
 async def test_wrong_lines_say_what_is_wrong_at_once(running: Running) -> None:

@@ -18,6 +18,7 @@ from shared.wire.batch import BatchState, ItemState
 ITEMS_PER_CALL: Final = 64
 
 BatchStop = Literal["cancelled", "expired"]
+PackOutcome = Literal["packed", "changed", "gone"]
 
 
 class PlanFeedAsk(Ask, frozen=True, kw_only=True):
@@ -98,8 +99,7 @@ class QueueEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class EnqueueItemsAsk(Ask, frozen=True, kw_only=True):
     """The next items of a batch, in order, and the account's limits; times in ms.
 
-    `position` is where they were read, `next` where the items after them begin. `window` is how
-    many of the account's items may be in the queue.
+    `position` is where they were read, `next` what follows, `window` how many may be in the queue.
     """
 
     account: str
@@ -154,11 +154,12 @@ async def enqueue_items(
 
 
 class ReadEndedAsk(Ask, frozen=True, kw_only=True):
-    """Which chunk of a batch."""
+    """Which chunk of a batch, or `only` which of its items."""
 
     account: str
     batch: str
     chunk: int
+    only: Sequence[int] | None = None
 
 
 class EndedItem(msgspec.Struct, frozen=True):
@@ -173,14 +174,21 @@ class EndedItem(msgspec.Struct, frozen=True):
 
 
 async def read_ended(redis: Connection, root: str, ask: ReadEndedAsk) -> list[EndedItem]:
-    """Return the items of a chunk that have ended and are not packed yet."""
+    """Return the items of a chunk that have ended and are not packed yet.
+
+    Large answers take several calls. What is packed between these is not returned.
+    """
     flat: list[Reply] = await invoke(redis, "read_ended", root, ask, effect="none")
     width = len(EndedItem.__struct_fields__)
-    rows = (flat[start : start + width] for start in range(0, len(flat), width))
-    return [
+    rows = [flat[start : start + width] for start in range(0, len(flat), width)]
+    found = [
         EndedItem(index, seq, run, msgspec.convert(text_of(state), ItemState), captured, answer)
         for index, seq, run, state, captured, answer in rows
+        if answer is not None
     ]
+    left = [index for index, *_, answer in rows if answer is None]
+    rest = msgspec.structs.replace(ask, only=left)
+    return found + (await read_ended(redis, root, rest) if left else [])
 
 
 class TakeEndedChunksAsk(Ask, frozen=True, kw_only=True):
@@ -218,14 +226,11 @@ class PackChunkAsk(Ask, frozen=True, kw_only=True):
 
 async def pack_chunk(
     redis: Connection, root: str, ask: PackChunkAsk, results: bytes
-) -> Literal["packed", "changed", "gone"]:
+) -> PackOutcome:
     """Put a chunk's results in the place of its generations and its input; safe to repeat."""
-    answer = text_of(await invoke(redis, "pack_chunk", root, ask, blob=results))
-    match answer:
-        case "packed" | "changed" | "gone":
-            return answer
-        case _:
-            raise StoreError(f"pack_chunk answered {answer!r}")
+    answer = await invoke(redis, "pack_chunk", root, ask, blob=results)
+    outcome: PackOutcome = msgspec.convert(text_of(answer), PackOutcome)
+    return outcome
 
 
 class PauseBatchAsk(Ask, frozen=True, kw_only=True):
@@ -368,8 +373,7 @@ class AdoptItemsAsk(Ask, frozen=True, kw_only=True):
 class BatchUnderWay(NamedTuple):
     """What a batch needs: items that may enter the queue, a stop that is to be carried on.
 
-    `unfed` is a chunk whose input a stop left unused. `cursor` is that of the next call, None at
-    the end.
+    `unfed` is a chunk whose input a stop left unused, `cursor` that of the next call, if any.
     """
 
     state: BatchState

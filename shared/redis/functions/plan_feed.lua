@@ -23,11 +23,22 @@ local function describe(root, account, id, record)
     redis.call('GET', batch_results_key(root, account, id, int(chunk)))}
 end
 
+-- Returns whether a batch may have items to feed, at little cost: most of an account's open batches may be paused.
+local function is_candidate(root, account, id)
+  local found = redis.pcall('HMGET', batch_key(root, account, id), 'state', 'reason', 'stop', 'total', 'position',
+    'retrying')
+  -- A key of another type is found again, as damage.
+  if found.err then return true end
+  local state, reason, stop, total, position, retrying = unpack(found)
+  if state == 'paused' and not batches.WAITS[reason or ''] or stop then return false end
+  return state and (retrying or position ~= total or total == '0')
+end
+
 local function plan_feed(root, ask)
   local skipped = {}
   for _, id in ipairs(ask.skip or {}) do skipped[id] = true end
   for _, id in ipairs(redis.call('ZRANGE', open_batches_key(root, ask.account), 0, BATCHES_TRIED - 1)) do
-    if not skipped[id] then
+    if not skipped[id] and is_candidate(root, ask.account, id) then
       local is_sound, record = pcall(batches.load, root, ask.account, id)
       if not is_sound then return {'damaged', id} end
       local is_open = record and batches.may_feed(record)
