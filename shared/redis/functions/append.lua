@@ -9,10 +9,10 @@
 
 local function append(root, ask)
   local key = generation_key(root, ask.account, ask.id)
-  local record = redis.call('HMGET', key, 'attempt', 'seq', 'stage', 'cancel')
+  local record = redis.call('HMGET', key, 'attempt', 'seq', 'stage', 'cancel', 'finer_stage')
   if tonumber(record[1]) ~= ask.attempt then return 'refused' end
   if not redis.call('ZSCORE', leases_key(root), member(ask.account, ask.id)) then return 'refused' end
-  if ask.seq > tonumber(record[2] or 0) then append_produced(root, ask, key, record[3]) end
+  if ask.seq > tonumber(record[2] or 0) then append_produced(root, ask, key, record[3], record[5]) end
   return record[4] and 'cancel' or 'appended'
 end
 

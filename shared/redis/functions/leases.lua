@@ -25,14 +25,19 @@ end
 -- finds no lease and changes nothing. Returns whether there was one.
 local function end_lease(root, account, id, lane)
   if redis.call('ZREM', leases_key(root), member(account, id)) == 0 then return false end
-  -- A key of another type counts as no parked queues.
-  local parked_queues = redis.pcall('SMEMBERS', parked_queues_key(root))
-  if #parked_queues > 0 and is_at_running_max(root, account, lane) then
-    wake_parked_queues(root, account, parked_queues)
+  -- Mostly nothing waits for the slot, and one EXISTS tells so.
+  local waiting_count = redis.call('EXISTS', parked_queues_key(root), ready_key(root, account, 'interactive'),
+    ready_key(root, account, 'batch'))
+  if waiting_count > 0 then
+    -- A key of another type counts as no parked queues.
+    local parked_queues = redis.pcall('SMEMBERS', parked_queues_key(root))
+    if #parked_queues > 0 and is_at_running_max(root, account, lane) then
+      wake_parked_queues(root, account, parked_queues)
+    end
+    if #parked_queues > 0 or parked_queues.err then waiting_count = waiting_count - 1 end
   end
   redis.call('HINCRBY', account_totals_key(root, account), 'running_' .. lane, '-1')
-  local lanes = redis.call('EXISTS', ready_key(root, account, 'interactive'), ready_key(root, account, 'batch'))
-  if lanes > 0 then damage.enter_lanes(root, account, lanes) end
+  if waiting_count > 0 then damage.enter_lanes(root, account, waiting_count) end
   return true
 end
 

@@ -141,9 +141,9 @@ local function cut_text(root, ask, record)
   if not ask.bill then redis.call('HDEL', record, 'bill') end
 end
 
--- Stores what an attempt has produced since its last append; `stored` is the record's field `stage`. The caller has
--- checked the token, the lease and that `seq` is new.
-local function append_produced(root, ask, key, stored)
+-- Stores what an attempt has produced since its last append; `stored` is the record's field `stage`, `finer` its field
+-- `finer_stage`. The caller has checked the token, the lease and that `seq` is new.
+local function append_produced(root, ask, key, stored, finer)
   local kept_ms = ask.rounds and rounds.check(root, ask)
   local is_entered = ask.stage and ask.stage ~= stored
   if is_entered then stages.enter(key, stored, ask.stage) end
@@ -157,8 +157,9 @@ local function append_produced(root, ask, key, stored)
   local bill = ask.bill or ask.rounds and ask.rounds.bill
   if bill then fields[#fields + 1], fields[#fields + 2] = 'bill', bill end
   if ask.routed then fields[#fields + 1], fields[#fields + 2] = 'routed', int(ask.attempt) .. '-' .. int(ask.routed) end
-  -- Whether there is a finer stage is not read: it does not count any more.
-  if ask.stage and not is_entered then fields[#fields + 1], fields[#fields + 2] = 'finer_stage', '' end
+  if finer and finer ~= '' and ask.stage and not is_entered then
+    fields[#fields + 1], fields[#fields + 2] = 'finer_stage', ''
+  end
   if ask.rounds then store_rounds(root, ask, fields, kept_ms) end
   redis.call('HSET', key, unpack(fields))
 end

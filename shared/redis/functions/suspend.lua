@@ -46,7 +46,7 @@ local function suspend(root, ask)
   if tonumber(record.deadline) <= now then return 'refused' end
   check_transition({stage = ask.stage or stages.of(record)}, 'awaiting_approval')
   if ask.seq > tonumber(record.seq or 0) then
-    append_produced(root, ask, generation_key(root, ask.account, ask.id), record.stage)
+    append_produced(root, ask, generation_key(root, ask.account, ask.id), record.stage, record.finer_stage)
   end
   if record.cancel then
     record = load_generation(root, ask.account, ask.id)
