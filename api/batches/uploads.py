@@ -33,7 +33,7 @@ from api.live_fleet import LiveFleet
 from api.wire.fields import InvalidItem
 from shared import ids
 from shared.errors import Code, PolluxError, RefusedError, RequestError, UnavailableError
-from shared.redis import functions, keys
+from shared.redis import functions
 from shared.redis.functions import (
     BatchBegun,
     BatchKnown,
@@ -45,7 +45,6 @@ from shared.redis.functions import (
 from shared.settings import Settings
 from shared.telemetry import logs
 from shared.tiers import Tier
-from shared.wire.batch import BatchState
 
 _UNDER_WAY_SECONDS_MAX: Final = 10
 # A longer line is made into an item in another thread: one full of escapes takes a millisecond.
@@ -115,7 +114,7 @@ class Uploads:
             if opened is None:
                 async for _ in body.blocks():
                     pass
-                return await self._replay(head, known, body.fingerprint)
+                return _replay(head, known, body.fingerprint)
             lines_max = _LINES_PER_ITEM * self._tier(head).batch_items_max
             return await self._store(head, opened, body, self._lines(body, lines_max))
 
@@ -139,7 +138,7 @@ class Uploads:
             terms, reader = await self._read_terms(read_terms, found.finish())
             known, opened = await self._begin(head, terms, reader)
             if opened is None:
-                return await self._replay(head, known, body.fingerprint)
+                return _replay(head, known, body.fingerprint)
             return await self._store(head, opened, body, _once(found.items()))
 
     @property
@@ -204,27 +203,6 @@ class Uploads:
             return self.store.rejections.rate_limited(caller.account.id, refused.rate)
         limit = ask.open_max if refused.about == "open_batches" else ask.stored_bytes_max
         return quota_exceeded(refused.about, refused.used, limit, refused.rate)
-
-    async def _replay(
-        self, head: UploadHead, known: BatchKnown | None, fingerprint: str
-    ) -> BatchReceipt:
-        if known is None or known.fingerprint != fingerprint:
-            raise rejections.idempotency_mismatch()
-        where = keys.BATCH(head.caller.root, head.caller.account.id, known.batch)
-        names = ("state", "total", "invalid", "errors", "copies")
-        state, total, invalid, errors, copies = await self.store.redis.call("HMGET", where, *names)
-        if state is None:
-            raise UnavailableError("The batch of this Idempotency-Key was just deleted.")
-        note_replayed(head.caller)
-        return BatchReceipt(
-            batch=known.batch,
-            state=msgspec.convert(state.decode(), BatchState),
-            total=int(total) + int(copies or 0),
-            invalid=int(invalid),
-            errors=msgspec.json.decode(errors or b"[]", type=tuple[InvalidItem, ...]),
-            rate=None,
-            is_replayed=True,
-        )
 
     async def _lines(
         self, body: BodyStream, lines_max: int
@@ -316,6 +294,23 @@ def _in_files() -> Iterator[None]:
     except (OSError, sqlite3.Error) as error:
         logs.logger().error("an upload cannot be kept in a temporary file", reason=str(error))
         raise UnavailableError("The server has no room for this upload.") from error
+
+
+def _replay(head: UploadHead, known: BatchKnown | None, fingerprint: str) -> BatchReceipt:
+    if known is None or known.fingerprint != fingerprint:
+        raise rejections.idempotency_mismatch()
+    if known.state is None:
+        raise UnavailableError("The batch of this Idempotency-Key was just deleted.")
+    note_replayed(head.caller)
+    return BatchReceipt(
+        batch=known.batch,
+        state=known.state,
+        total=known.total + known.copies,
+        invalid=known.invalid,
+        errors=msgspec.json.decode(known.errors or b"[]", type=tuple[InvalidItem, ...]),
+        rate=None,
+        is_replayed=True,
+    )
 
 
 async def _once(items: Iterable[NumberedLine]) -> AsyncGenerator[Iterable[NumberedLine], None]:

@@ -9,7 +9,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -20,6 +20,7 @@ from api.batches.item_names import ItemNames
 from api.batches.json_items import JsonItems
 from shared.errors import RequestError
 from shared.redis import keys
+from shared.redis.client import Redis
 from shared.wire import submission as submissions
 from shared.wire.batch import BatchItem, unpack_items
 from tests.support import waiting
@@ -378,6 +379,28 @@ async def test_a_key_makes_one_batch_of_one_body(api: ApiClient) -> None:
     listed = body(await api.get(BATCHES, params={"key": "k"}))["batches"]
     assert [each["batch_id"] for each in listed] == [body(first)["batch_id"]]
     assert len(body(await api.get(BATCHES))["batches"]) == 1
+
+
+async def test_a_repeated_upload_reads_and_feeds_nothing_more(
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed, content = {**_LINES, "idempotency-key": "k"}, _jsonl({"message": "a"}, {})
+    called: list[str] = []
+    call = Redis.call
+
+    async def noted(redis: Redis, *words: Any, repeat: bool = True) -> Any:  # noqa: ANN401  as it is
+        called.append(repr(words))
+        return await call(redis, *words, repeat=repeat)
+
+    monkeypatch.setattr(Redis, "call", noted)
+    first = body(await _send(api, content, keyed))
+    await waiting.until(lambda: any("enqueue_items" in each for each in called))
+    called.clear()
+    assert body(await _send(api, content, keyed)) == first
+    mine = [each for each in called if "begin_batch" in each]
+    assert len(mine) == 1
+    others = [each for each in called if "plan_feed" in each or first["batch_id"] in each]
+    assert others == []
 
 
 async def _paused(

@@ -222,11 +222,18 @@ async def test_a_key_is_bound_when_the_body_has_ended(queue: RedisFunctions) -> 
     assert isinstance(chat, Rejected)
     assert chat.reason == "mismatch"
     await _finish(queue, batch, 2, "print")
-    assert await _begin(queue, ids.new_id(), idempotency="k") == BatchKnown(batch, "print")
+    known = BatchKnown(batch, "print", "running", 6)
+    assert await _begin(queue, ids.new_id(), idempotency="k") == known
     receipt = keys.IDEMPOTENCY(queue.root, "ann", "k")
     assert await queue.redis.call("PTTL", receipt) == -1
     await _end(queue, batch)
-    assert await _begin(queue, ids.new_id(), idempotency="k") == BatchKnown(batch, "print")
+    ended = known._replace(state="completed")
+    assert await _begin(queue, ids.new_id(), idempotency="k") == ended
+    record = keys.BATCH(queue.root, "ann", batch)
+    await queue.redis.call("RENAME", record, f"{record}:away")
+    gone = BatchKnown(batch, "print")
+    assert await _begin(queue, ids.new_id(), idempotency="k") == gone
+    await queue.redis.call("RENAME", f"{record}:away", record)
     await _delete_wholly(queue, batch)
     assert await queue.redis.call("EXISTS", receipt) == 0
 
@@ -252,7 +259,9 @@ async def test_an_upload_without_a_sign_of_life_loses_its_key(queue: RedisFuncti
     assert await _finish(queue, lost, 2, "late") is None
     assert await _delete(queue, lost, is_due=True) == "deleting"
     assert await _finish(queue, taken, 2, "print") is not None
-    assert await _begin(queue, ids.new_id(), idempotency="k") == BatchKnown(taken, "print")
+    assert await _begin(queue, ids.new_id(), idempotency="k") == BatchKnown(
+        taken, "print", "running", 6
+    )
 
 
 async def test_only_what_is_due_is_deleted_by_time(queue: RedisFunctions) -> None:

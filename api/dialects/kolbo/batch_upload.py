@@ -70,7 +70,8 @@ async def create(context: RequestContext) -> Response:
         check_model(asked)
         lines = KolboLines(asked, limits)
         receipt = await context.state.uploads.receive_lines(head, body, _terms(asked), lines)
-    context.state.batch_tasks.begin_feed(context.caller.root, context.caller.account.id)
+    if not receipt.is_replayed:
+        context.state.batch_tasks.begin_feed(context.caller.root, context.caller.account.id)
     return _reply(receipt)
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from shared.errors import StoreError
 from shared.redis.client import Connection, Reply
 from shared.redis.functions.contract import Ask, Rate, Rejected, text_of
 from shared.redis.library import invoke
-from shared.wire.batch import pack_starts
+from shared.wire.batch import BatchState, pack_starts
 
 
 class BeginBatchAsk(Ask, frozen=True, kw_only=True):
@@ -40,10 +42,18 @@ class BatchBegun(NamedTuple):
 
 
 class BatchKnown(NamedTuple):
-    """The Idempotency-Key stands for a batch, made from the body and options with this hash."""
+    """The Idempotency-Key stands for a batch, made from the body and options with this hash.
+
+    The rest is of the batch's record; `state` is None where it was just deleted. `errors` is JSON.
+    """
 
     batch: str
     fingerprint: str
+    state: BatchState | None = None
+    total: int = 0
+    invalid: int = 0
+    copies: int = 0
+    errors: bytes | None = None
 
 
 class UploadUnderWay(NamedTuple):
@@ -62,8 +72,8 @@ async def begin_batch(
             return BatchBegun(Rate(*rate))
         case ["begun"]:
             return BatchBegun(None)
-        case ["known", batch, fingerprint]:
-            return BatchKnown(text_of(batch), text_of(fingerprint))
+        case ["known", *known]:
+            return _known(*known)
         case ["uploading", retry_ms]:
             return UploadUnderWay(int(retry_ms))
         case ["mismatch"]:
@@ -74,6 +84,21 @@ async def begin_batch(
             return Rejected("quota", text_of(which), Rate(*rate), used=int(used))
         case _:
             raise StoreError(f"begin_batch answered {reply!r}")
+
+
+def _known(batch: bytes, fingerprint: bytes, state: bytes | None, *rest: Reply) -> BatchKnown:
+    if state is None:
+        return BatchKnown(text_of(batch), text_of(fingerprint))
+    total, invalid, copies, errors = rest
+    return BatchKnown(
+        text_of(batch),
+        text_of(fingerprint),
+        msgspec.convert(text_of(state), BatchState),
+        int(total or 0),
+        int(invalid or 0),
+        int(copies or 0),
+        errors,
+    )
 
 
 class WriteBatchChunkAsk(Ask, frozen=True, kw_only=True):

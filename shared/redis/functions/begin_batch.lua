@@ -2,9 +2,10 @@
 -- ASK      account, batch (its id), key (the API key's id), per_minute, open_max (batches that may be open at once),
 --          stored_bytes_max, bytes_min (what the body takes at least), upload_ms (how long it may store nothing); if
 --          given: idempotency, metadata (JSON), max_credits, dedupe, webhook
--- RETURNS  {'begun', rate} (no rate when this call is repeated), {'known', batch, fingerprint}, {'uploading', ms until
---          that upload counts as given up}, {'mismatch'}, {'limited', rate} or {'quota', which, how much of it is used,
---          rate}; rate is what take_rate returns
+-- RETURNS  {'begun', rate} (no rate when this call is repeated), {'known', batch, fingerprint, its state, total,
+--          invalid, copies and errors; no state where it was deleted}, {'uploading', ms until that upload counts as
+--          given up}, {'mismatch'}, {'limited', rate} or {'quota', which, how much of it is used, rate}; rate is what
+--          take_rate returns
 -- ATOMIC   because two uploads with one Idempotency-Key must not both begin, and the open batches are counted exactly.
 -- The Idempotency-Key has no fingerprint until `finish_upload` binds it to the body.
 
@@ -14,8 +15,12 @@ local function find_first(root, ask, now)
     'fingerprint', 'batch'))
   if not fingerprint then return nil end
   if not batch then return {'mismatch'} end
-  if fingerprint ~= '' then return {'known', batch, fingerprint} end
-  local ends = tonumber(redis.call('HGET', batch_key(root, ask.account, batch), 'upload_ends') or 0)
+  local record = batch_key(root, ask.account, batch)
+  if fingerprint ~= '' then
+    return {'known', batch, fingerprint,
+      unpack(redis.call('HMGET', record, 'state', 'total', 'invalid', 'copies', 'errors'))}
+  end
+  local ends = tonumber(redis.call('HGET', record, 'upload_ends') or 0)
   if ends <= now then return nil end
   return {'uploading', int(ends - now)}
 end
