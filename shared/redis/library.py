@@ -35,6 +35,7 @@ from shared.telemetry import logs
 from shared.wire import account_event, event as events
 from shared.wire.message import BYTES_PER_TOKEN, TOKENS_PER_MESSAGE
 from shared.wire.submission import AUTO, COMPANION_WIRE, LANE_WAKEUP_WIRE, LANES, WIRE_WAKEUP
+from shared.wire.webhook import ANSWERS_KEPT, ATTEMPTS_KEPT
 
 Effect = Literal["none", "repeatable", "once"]
 
@@ -181,6 +182,8 @@ def _constants() -> dict[str, object]:
         "BYTES_PER_TOKEN": BYTES_PER_TOKEN,
         "TOKENS_PER_MESSAGE": TOKENS_PER_MESSAGE,
         "MS_PER_DAY": MS_PER_DAY,
+        "ATTEMPTS_KEPT": ATTEMPTS_KEPT,
+        "ANSWERS_KEPT": ANSWERS_KEPT,
     }
 
 

@@ -8,7 +8,7 @@ from shared.redis import functions, keys
 from shared.redis.client import Connection
 from shared.redis.functions import ListDeliveriesAsk
 from shared.wire.account_event import CODES, TYPES
-from shared.wire.webhook import Delivery, DeliveryState, Webhook, decode_attempt
+from shared.wire.webhook import ATTEMPTS_KEPT, Delivery, DeliveryState, Webhook, decode_attempt
 
 
 def events_text(types: tuple[str, ...]) -> str:
@@ -57,11 +57,13 @@ def _pairs(flat: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 def _delivery(id_: str, stored: dict[bytes, bytes]) -> Delivery:
     count = int(stored.get(b"attempts", b"0"))
-    records = [stored.get(b"a%d" % number) for number in range(1, count + 1)]
+    first = max(1, count - ATTEMPTS_KEPT + 1)
+    records = [stored.get(b"a%d" % number) for number in range(first, count + 1)]
     texts = {
         name.decode(): value.decode()
         for name, value in stored.items()
         if name.decode() in Delivery.__struct_fields__ and value
     }
     attempts = [None if record is None else decode_attempt(record) for record in records]
-    return msgspec.convert(texts | {"id": id_, "attempts": attempts}, Delivery, strict=False)
+    found = texts | {"id": id_, "attempts": attempts, "first_attempt": first}
+    return msgspec.convert(found, Delivery, strict=False)

@@ -19,6 +19,10 @@ SECRET_PREFIX: Final = "whsec_"  # noqa: S105  no secret, what one begins with
 _SECRET_BYTES: Final = 32
 # Of a receiver's answer, so much is kept.
 ANSWER_BYTES_MAX: Final = 1_024
+# A day has some sixty attempts; a delivery that is replayed again and again has the latest.
+ATTEMPTS_KEPT: Final = 100
+# Of how many of them the receiver's answers are kept.
+ANSWERS_KEPT: Final = 10
 
 
 def new_secret() -> str:
@@ -57,7 +61,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """One event for one receiver. Times in ms.
 
     `next` is when the next attempt is due. An attempt is None while its call is under way, and for
-    ever where its worker died.
+    ever where its worker died. `attempts` are the latest, of which the first has the number
+    `first_attempt`.
     """
 
     id: str
@@ -71,6 +76,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     next: int | None = None
     ended: int | None = None
     attempts: tuple[Attempt | None, ...] = ()
+    first_attempt: int = 1
 
 
 encode_attempt = msgspec.msgpack.Encoder().encode

@@ -134,6 +134,17 @@ async def test_the_log_expires_and_old_events_go_when_new_ones_come(
     assert 30 * _DAY_MS < kept <= 31 * _DAY_MS
 
 
+async def test_the_log_is_trimmed_to_its_reach_however_fast_it_grew(
+    queue: RedisFunctions,
+) -> None:
+    """One command of Redis removes ten thousand entries at most."""
+    name, age_ms = keys.ACCOUNT_LOG(queue.root, "ann"), 40 * _DAY_MS
+    fill = "for i = 1, 25000 do redis.call('XADD', KEYS[1], ARGV[1] .. '-' .. i, '-', 'c x') end"
+    await queue.redis.call("EVAL", fill, 1, name, await queue.now_ms() - age_ms)
+    await _end_many(queue, 4)
+    assert await queue.redis.call("XLEN", name) < 200
+
+
 async def test_a_type_without_a_code_is_read_by_its_name() -> None:
     event = account_event.parse(b"7-1", [b"-", b'approval.requested A-1 {"tool":"rm"}'])
     assert (event.type, event.subject, event.actor) == ("approval.requested", "A-1", None)

@@ -752,6 +752,8 @@ async def test_a_damaged_batch_does_not_stop_the_settling_of_its_items(
     assert (totals.held, totals.settled) == (0, 24)
     damaged = await batches.redis.call("ZRANGE", keys.DAMAGED(batches.root), 0, -1)
     assert damaged == [f"ann:{batch}".encode()]
+    log = await account_log.page(batches.redis, batches.root, "ann", after=None, limit=9)
+    assert [(each.type, each.subject) for each in log.events] == [("batch.failed", batch)]
     assert await batches.feed() == 0
     # Its record is what is damaged: the invariants read numbers.
     await batches.redis.call("HDEL", name, field)

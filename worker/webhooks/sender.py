@@ -62,7 +62,7 @@ class Sender:
             at=began_ms,
             duration_ms=int((self._clock.monotonic() - began) * 1000),
             status=status,
-            answer=answer.decode(errors="replace"),
+            answer=_text(answer),
             error=error,
         )
         outcome = _outcome(status, is_forbidden=is_forbidden)
@@ -99,6 +99,12 @@ def retry_ms(attempt: int) -> int:
     """
     longest = min(_LONGEST_SECONDS, _FIRST_SECONDS * 2 ** min(attempt - 1, 16))
     return int(longest * random.uniform(0.5, 1.0) * 1000)  # noqa: S311  jitter
+
+
+def _text(answer: bytes) -> str:
+    """Return an answer as text that takes no more bytes than the answer may have."""
+    text = answer.decode(errors="replace")
+    return text.encode()[:ANSWER_BYTES_MAX].decode(errors="ignore")
 
 
 def _outcome(status: int | None, *, is_forbidden: bool) -> Outcome:

@@ -15,8 +15,9 @@ function account_log.renew(key, now, keep_ms)
     account_log.renewed, account_log.renewed_count = {}, 0
   end
   if not account_log.renewed[key] then account_log.renewed_count = account_log.renewed_count + 1 end
-  account_log.renewed[key] = now
-  redis.call('XTRIM', key, 'MINID', '~', int(math.max(0, now - account_log.keep_ms)))
+  -- Redis removes some ten thousand at once: where it has removed any, the next event looks again.
+  local removed = redis.call('XTRIM', key, 'MINID', '~', int(math.max(0, now - account_log.keep_ms)))
+  account_log.renewed[key] = removed == 0 and now or 0
   -- Until the next renewal, an event may be added that has to stay as long as the log reaches.
   redis.call('PEXPIRE', key, int(account_log.keep_ms + 2 * account_log.RENEW_MS))
 end

@@ -93,9 +93,10 @@ function batches.set_aside(root, account, id, problem)
   for _, set_key in ipairs({open_batches_key(root, account), batch_work_key(root)}) do
     redis.pcall('ZREM', set_key, set_key == batch_work_key(root) and name or id)
   end
-  local now = now_ms()
+  local now, record = now_ms(), nil
   if not damage.is_wrong_type('HGET', key, 'state') then
-    if redis.call('HGET', key, 'state') == 'validating' then
+    record = load_hash(key)
+    if record.state == 'validating' then
       redis.pcall('HINCRBY', account_totals_key(root, account), 'batch_uploads', '-1')
     end
     redis.call('HSET', key, 'state', 'failed', 'damaged', '1', 'finished', int(now), 'open', '0',
@@ -105,6 +106,9 @@ function batches.set_aside(root, account, id, problem)
   end
   local why = string.match(damage.error_text(problem), 'DAMAGED (%S+)') or 'batch'
   damage.record_damage(root, name, why, 'released')
+  if record and record.state and not batches.FINAL[record.state] then
+    batches.note_state(root, account, id, record, 'failed')
+  end
 end
 
 -- Called after an error of reading a batch's keys. Any other error is raised again.

@@ -6,6 +6,19 @@
 -- ATOMIC   because the attempt, the state and the time of the next attempt are stored together. The same attempt again
 --          finds that it is stored, and one that another has replaced changes no queue.
 
+-- Stores an attempt, and bounds what a delivery that is replayed for ever takes: earlier attempts lose the receiver's
+-- answer, and those before them are deleted.
+local function store_attempt(key, ask)
+  redis.call('HSET', key, 'a' .. int(ask.attempt), ask.blob)
+  redis.call('HDEL', key, 'a' .. int(ask.attempt - ATTEMPTS_KEPT))
+  local earlier = 'a' .. int(ask.attempt - ANSWERS_KEPT)
+  local record = redis.call('HGET', key, earlier)
+  local is_read, attempt = pcall(cmsgpack.unpack, record or '')
+  if not is_read or type(attempt) ~= 'table' or not attempt.answer then return end
+  attempt.answer = nil
+  redis.call('HSET', key, earlier, cmsgpack.pack(attempt))
+end
+
 local function note_target(root, ask)
   local failing = failing_target_key(root, ask.account, ask.target)
   if ask.outcome == 'retry' then
@@ -54,7 +67,7 @@ local function end_delivery(root, ask)
     return 'unknown'
   end
   if stored then return state end
-  redis.call('HSET', key, field, ask.blob)
+  store_attempt(key, ask)
   -- Its lease may have lapsed, but nobody has taken it since.
   local is_current = tonumber(attempts) == ask.attempt
   if is_current then

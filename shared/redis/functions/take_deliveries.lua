@@ -10,19 +10,32 @@
 local LOGS_AT_ONCE, EVENTS_AT_ONCE, TARGETS_AT_ONCE, LAPSED_AT_ONCE = 4, 64, 128, 64
 local LOG_FULL_MS, DAMAGED_MS, TRIMMED_AT_ONCE = 2000, 60000, 16
 
--- Deletes deliveries beyond those that are kept, the oldest first; those under way stay.
+-- Deletes deliveries beyond those that are kept, the oldest first; those under way stay. Where the oldest are all under
+-- way, the next call goes on behind them (`trimmed` is how many it passes over), and at the end of the list begins again.
 local function trim(root, account, ask, now)
-  local list = deliveries_key(root, account)
+  local list, webhook = deliveries_key(root, account), webhook_key(root, account)
   local excess = redis.call('ZCARD', list) - ask.kept_max
-  local oldest = redis.call('ZRANGE', list, 0, TRIMMED_AT_ONCE - 1, 'WITHSCORES')
+  local first, passed = tonumber(redis.call('HGET', webhook, 'trimmed')) or 0, 0
+  local oldest = redis.call('ZRANGE', list, first, first + TRIMMED_AT_ONCE - 1, 'WITHSCORES')
   for i = 1, #oldest, 2 do
-    if excess <= 0 and tonumber(oldest[i + 1]) > now - ask.keep_ms then return end
+    if excess <= 0 and tonumber(oldest[i + 1]) > now - ask.keep_ms then
+      passed = -first
+      break
+    end
     local key = delivery_key(root, account, oldest[i])
-    if redis.call('HGET', key, 'state') ~= 'pending' then
+    if redis.call('HGET', key, 'state') == 'pending' then
+      passed = passed + 1
+    else
       redis.call('UNLINK', key)
       redis.call('ZREM', list, oldest[i])
       excess = excess - 1
     end
+  end
+  local position = #oldest < 2 * TRIMMED_AT_ONCE and 0 or first + passed
+  if position > 0 then
+    redis.call('HSET', webhook, 'trimmed', int(position))
+  elseif first > 0 then
+    redis.call('HDEL', webhook, 'trimmed')
   end
 end
 

@@ -1,0 +1,111 @@
+"""What an account's deliveries take at most, whatever its receivers do."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+import pytest
+
+from shared.redis import functions, keys
+from shared.redis.functions import EndDeliveryAsk, Outcome, TakeDeliveriesAsk, TakenDelivery
+from shared.wire.webhook import ANSWER_BYTES_MAX, Attempt, encode_attempt, new_secret
+from tests.support.redis_functions import RedisFunctions
+from tests.support.system import System
+from tests.support.webhook_receiver import Receiver, status
+from tests.worker.webhook_scene import WebhookScene
+
+_BODY: Final = "no " * 300
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def scene(system: System, receiver: Receiver) -> WebhookScene:
+    """Return an account and its deliverers in the last partition."""
+    queue = RedisFunctions(
+        system.redis, system.settings.redis, system.settings.redis.partitions - 1
+    )
+    return WebhookScene(queue, system.settings, receiver)
+
+
+def _with(scene: WebhookScene, **changes: object) -> None:
+    scene.settings = msgspec.structs.replace(
+        scene.settings, webhooks=msgspec.structs.replace(scene.settings.webhooks, **changes)
+    )
+
+
+async def _take(scene: WebhookScene, count: int = 64) -> list[TakenDelivery]:
+    ask = TakeDeliveriesAsk.of(scene.settings.webhooks, count, {}, new_secret())
+    found = await functions.take_deliveries(scene.queue.redis, scene.queue.root, ask)
+    return found.deliveries
+
+
+async def _end(scene: WebhookScene, taken: TakenDelivery, outcome: Outcome) -> None:
+    ask = EndDeliveryAsk(
+        account=taken.account,
+        target=taken.target,
+        id=taken.id,
+        attempt=taken.attempt,
+        outcome=outcome,
+        retry_ms=1_000,
+        calls_per_host=4,
+    )
+    attempt = encode_attempt(Attempt(at=1, duration_ms=2, status=500, answer=_BODY))
+    await functions.end_delivery(scene.queue.redis, scene.queue.root, ask, attempt)
+
+
+async def test_a_delivery_keeps_its_latest_attempts_and_the_answers_of_a_few(
+    scene: WebhookScene,
+) -> None:
+    """A delivery can be replayed for ever, with a receiver that answers as much as is kept."""
+    await scene.set_webhook("https://example.com/hook")
+    await scene.end_one()
+    for _ in range(105):
+        [taken] = await _take(scene)
+        await _end(scene, taken, "retry")
+        await scene.pass_time()
+    [delivery] = await scene.deliveries()
+    assert (delivery.first_attempt, len(delivery.attempts)) == (6, 100)
+    assert [each and each.answer for each in delivery.attempts] == [""] * 90 + [_BODY] * 10
+    assert {each and each.status for each in delivery.attempts} == {500}
+    name = keys.DELIVERY(scene.queue.root, "ann", delivery.id)
+    assert await scene.queue.redis.call("MEMORY", "USAGE", name) < 20_000
+
+
+async def test_bytes_that_are_no_text_take_no_more_than_others(
+    scene: WebhookScene, receiver: Receiver
+) -> None:
+    async def answer(_: object, writer: object) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"\xff" * 2_000)  # type: ignore[attr-defined]
+
+    receiver.answer = answer
+    await scene.set_webhook(receiver.url)
+    await scene.end_one()
+    await scene.deliver(scene.deliverer())
+    [delivery] = await scene.deliveries()
+    [attempt] = delivery.attempts
+    assert attempt is not None
+    assert ANSWER_BYTES_MAX - 4 < len(attempt.answer.encode()) <= ANSWER_BYTES_MAX
+
+
+async def test_deliveries_under_way_do_not_keep_those_that_have_ended(
+    scene: WebhookScene, receiver: Receiver
+) -> None:
+    """The oldest are under way for a day; behind them, others end and are deleted in time."""
+    _with(scene, kept_max=5)
+    receiver.answer = status(500)
+    for _ in range(40):
+        await scene.end_one(webhook_url=receiver.url)
+    await scene.deliver(scene.deliverer())
+    await scene.set_webhook("https://example.com/hook")
+    for _ in range(120):
+        await scene.end_one()
+        for taken in await _take(scene):
+            await _end(scene, taken, "delivered")
+    states = [each.state for each in await scene.deliveries()]
+    assert states.count("pending") == 40
+    assert states.count("delivered") < 20
