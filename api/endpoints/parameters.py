@@ -20,6 +20,7 @@ from shared.telemetry import logs
 _KEY_CHARACTERS_MAX: Final = 255
 # No page has a number with more digits.
 _DIGITS_MAX: Final = 9
+_NUMBER_MAX: Final = 10**_DIGITS_MAX - 1
 _DAY: Final = re.compile(r"[12][0-9]{3}-[0-9]{2}-[0-9]{2}")
 
 
@@ -92,12 +93,10 @@ def whole_number(context: RequestContext, name: str, default: int, *, at_least: 
     text = context.query.get(name)
     if text is None:
         return default
-    if (
-        not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX)
-        or int(text) < at_least
-    ):
+    is_number = text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX
+    if not is_number or int(text) < at_least:
         raise RequestError(
-            f"The parameter `{name}` must be a whole number, {at_least} or more.",
+            f"The parameter `{name}` must be a whole number from {at_least} to {_NUMBER_MAX}.",
             Code.INVALID_FIELDS,
         )
     return int(text)

@@ -99,6 +99,7 @@ async def rotate(
         secret=new_secret(),
         request=request.id,
         former_ms=FORMER_SECRET_MS,
+        idempotency=None if idempotency is None else idempotency.key,
     )
     is_new = await functions.rotate_webhook_secret(context.state.redis, context.caller.root, ask)
     return request, ask.secret if is_new else None
@@ -117,6 +118,7 @@ async def send_test(
         request=request.id,
         key=context.caller.key.id,
         log_ms=context.state.settings.retention.log_seconds * 1000,
+        idempotency=None if idempotency is None else idempotency.key,
     )
     event = await functions.send_test_event(context.state.redis, context.caller.root, ask)
     if event is None:
@@ -164,6 +166,7 @@ async def replay(context: RequestContext, idempotency: Idempotency | None) -> Re
         request=request.id,
         give_up_ms=settings.give_up_seconds * 1000,
         keep_ms=max(settings.kept_seconds, settings.give_up_seconds) * 1000,
+        idempotency=None if idempotency is None else idempotency.key,
     )
     answer = await functions.replay_delivery(context.state.redis, context.caller.root, ask)
     if answer != "replayed":

@@ -59,6 +59,23 @@ async def test_a_rotated_secret_is_shown_once_to_the_request_that_made_it(
     assert TIME.fullmatch(payload(await owner.get(CONFIG))["former_secret_valid_until"])
 
 
+async def test_a_repeated_request_gets_its_first_answer_though_others_came_since(
+    owner: ApiClient,
+) -> None:
+    """A rotation that is repeated makes no third secret, a test no second event."""
+    await _set(owner)
+    for path, status in ((f"{CONFIG}/rotate", 200), (f"{HOOKS}/test", 202)):
+        first, second = ({"idempotency-key": f"{name} {status}"} for name in ("one", "two"))
+        made = payload(await owner.post(path, headers=first), status)
+        other = payload(await owner.post(path, headers=second), status)
+        before = payload(await owner.get(CONFIG)), payload(await owner.get(f"{AI}/events"))
+        repeated = await owner.post(path, headers=first)
+        assert repeated.headers["idempotent-replayed"] == "true"
+        assert payload(repeated, status) == ({"secret": None} if status == 200 else made) != other
+        after = payload(await owner.get(CONFIG)), payload(await owner.get(f"{AI}/events"))
+        assert after == before
+
+
 @pytest.mark.parametrize(
     ("body", "code", "named"),
     [
@@ -207,6 +224,24 @@ async def test_a_url_is_kept_in_its_normal_form_and_left_to_workers_that_report(
     assert await queue.claim(wire=WEBHOOK_WIRE - 1) == []
     answer = await api.post(CHAT, json={"message": "hello", "webhook_url": "http://a@b/"})
     assert "`webhook_url`" in refused(answer, 400, "INVALID_FIELDS")["message"]
+
+
+@pytest.mark.parametrize("after", ["0-0", "1-5", None])
+async def test_a_reader_of_a_young_account_has_missed_nothing(
+    owner: ApiClient, after: str | None
+) -> None:
+    """A log from its begin on: nothing can be older than it reaches."""
+    asked = {} if after is None else {"after": after}
+    for items in (0, 1):
+        found = payload(await owner.get(f"{AI}/events", params=asked))
+        assert (len(found["items"]), found["has_gap"]) == (items, False)
+        await _set(owner)
+        payload(await owner.post(f"{HOOKS}/test"), 202)
+
+
+async def test_numbers_that_are_too_large_are_refused_by_their_bound(owner: ApiClient) -> None:
+    answer = await owner.get(f"{AI}/events", params={"limit": "1" * 21})
+    assert "from 1 to 999999999" in refused(answer, 400, "INVALID_FIELDS")["message"]
 
 
 async def test_bad_filters_are_refused(owner: ApiClient) -> None:

@@ -1,5 +1,6 @@
 """What an account's deliveries take at most, whatever its receivers do."""
 
+from asyncio import StreamWriter
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -7,7 +8,13 @@ import msgspec
 import pytest
 
 from shared.redis import functions, keys
-from shared.redis.functions import EndDeliveryAsk, Outcome, TakeDeliveriesAsk, TakenDelivery
+from shared.redis.functions import (
+    EndDeliveryAsk,
+    Outcome,
+    RotateWebhookSecretAsk,
+    TakeDeliveriesAsk,
+    TakenDelivery,
+)
 from shared.wire.webhook import ANSWER_BYTES_MAX, Attempt, encode_attempt, new_secret
 from tests.support.redis_functions import RedisFunctions
 from tests.support.system import System
@@ -79,8 +86,8 @@ async def test_a_delivery_keeps_its_latest_attempts_and_the_answers_of_a_few(
 async def test_bytes_that_are_no_text_take_no_more_than_others(
     scene: WebhookScene, receiver: Receiver
 ) -> None:
-    async def answer(_: object, writer: object) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"\xff" * 2_000)  # type: ignore[attr-defined]
+    async def answer(_: object, writer: StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2000\r\n\r\n" + b"\xff" * 2_000)
 
     receiver.answer = answer
     await scene.set_webhook(receiver.url)
@@ -109,3 +116,38 @@ async def test_deliveries_under_way_do_not_keep_those_that_have_ended(
     states = [each.state for each in await scene.deliveries()]
     assert states.count("pending") == 40
     assert states.count("delivered") < 20
+
+
+async def test_attempts_whose_workers_died_end_after_a_day_too(scene: WebhookScene) -> None:
+    """Nobody stores how they ended."""
+    await scene.set_webhook("https://example.com/hook")
+    await scene.end_one()
+    for number in range(3):
+        assert [each.attempt for each in await _take(scene)] == [number + 1]
+        await scene.pass_time()
+    await scene.grow_old(100_000_000)
+    assert await _take(scene) == []
+    [delivery] = await scene.deliveries()
+    assert (delivery.state, delivery.reason) == ("failed", "too_late")
+
+
+async def test_every_former_secret_signs_for_its_day(scene: WebhookScene) -> None:
+    """Also where a rotation is made again, because its answer was lost."""
+    await scene.set_webhook("https://example.com/hook")
+    secrets = [scene.secret]
+    for number in range(6):
+        secrets.insert(0, new_secret())
+        ask = RotateWebhookSecretAsk(
+            account="ann", secret=secrets[0], request=f"r{number}", former_ms=86_400_000
+        )
+        await functions.rotate_webhook_secret(scene.queue.redis, scene.queue.root, ask)
+        await scene.end_one()
+        [taken] = await _take(scene)
+        assert taken.secrets == tuple(secrets[:5])
+        await _end(scene, taken, "delivered")
+    name = keys.WEBHOOK(scene.queue.root, "ann")
+    earlier = f"{secrets[2]} 9999999999999 {secrets[3]} 1"
+    await scene.queue.redis.call("HSET", name, "former_until", 1, "earlier", earlier)
+    await scene.end_one()
+    [taken] = await _take(scene)
+    assert taken.secrets == (secrets[0], secrets[2])

@@ -27,7 +27,9 @@ async def list_events(context: RequestContext) -> Response:
             Code.INVALID_FIELDS,
         )
     state, caller = context.state, context.caller
-    kept_ms = state.settings.retention.log_seconds * 1000
+    oldest_kept_ms = state.clock.now_ms() - state.settings.retention.log_seconds * 1000
+    # Nothing of a younger account can be older than its log reaches.
+    is_young = caller.account.created >= oldest_kept_ms
     found = await account_log.page(
         state.redis,
         caller.root,
@@ -35,7 +37,7 @@ async def list_events(context: RequestContext) -> Response:
         after=after,
         limit=limit,
         type_name=type_name,
-        oldest_kept_ms=state.clock.now_ms() - kept_ms,
+        oldest_kept_ms=0 if is_young else oldest_kept_ms,
     )
     return Response(
         wire.EventsReply(

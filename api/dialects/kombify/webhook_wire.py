@@ -170,10 +170,13 @@ class DeliveryReply(msgspec.Struct, frozen=True, kw_only=True):
     ]
     created_at: fields.CreatedAt
     finished_at: Annotated[fields.Time | None, Meta(description="When it ended, in UTC.")]
-    attempts: Annotated[list[AttemptReply], Meta(
+    attempts: Annotated[
+        list[AttemptReply],
+        Meta(
             description="Every call, oldest first; of a delivery that was replayed often, the last "
             "100. The last ten have the receiver's answers."
-        ),]
+        ),
+    ]
 
 
 class DeliveriesReply(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,7 +101,10 @@ def _delivery(delivery: Delivery) -> wire.DeliveryReply:
         next_attempt_at=_time(delivery.next) if delivery.state == "pending" else None,
         created_at=iso(delivery.created),
         finished_at=_time(delivery.ended),
-        attempts=[_attempt(number, each) for number, each in enumerate(delivery.attempts, delivery.first_attempt)],
+        attempts=[
+            _attempt(number, each)
+            for number, each in enumerate(delivery.attempts, delivery.first_attempt)
+        ],
     )
 
 

@@ -26,8 +26,8 @@ local function delete_webhook(root, ask)
     end
   end
   redis.call('HDEL', account_totals_key(root, account), 'webhook')
-  redis.call('HDEL', key, 'url', 'events', 'secret', 'former', 'former_until', 'rotated', 'created', 'updated',
-    'disabled', 'disabled_at', 'tested', 'test')
+  redis.call('HDEL', key, 'url', 'events', 'secret', 'former', 'former_until', 'earlier', 'rotated', 'created',
+    'updated', 'disabled', 'disabled_at', 'tested', 'test')
   if open > 0 then
     redis.call('HSET', key, 'open', open)
   else

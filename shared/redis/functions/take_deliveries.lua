@@ -2,7 +2,7 @@
 -- ASK      count (how many to take at most), lease_ms, give_up_ms, keep_ms, kept_max, undelivered_max, calls_per_host,
 --          calls_per_account (in this worker), secret (for an account that has none); if any: calls (how many this
 --          worker has under way, by account)
--- RETURNS  {{{account, target, id, attempt, event, type, subject, created ms, url, secret, former secret or ''}...}, ms
+-- RETURNS  {{{account, target, id, attempt, event, type, subject, created ms, url, secret, former secrets...}...}, ms
 --          until something is due (-1: nothing waits), {what cannot be worked on, and why...}}
 -- ATOMIC   because the cursor moves and deliveries are made together, and two workers never take the same one. A call
 --          whose reply was lost took deliveries whose leases lapse.
@@ -11,7 +11,7 @@ local LOGS_AT_ONCE, EVENTS_AT_ONCE, TARGETS_AT_ONCE, LAPSED_AT_ONCE = 4, 64, 128
 local LOG_FULL_MS, DAMAGED_MS, TRIMMED_AT_ONCE = 2000, 60000, 16
 
 -- Deletes deliveries beyond those that are kept, the oldest first; those under way stay. Where the oldest are all under
--- way, the next call goes on behind them (`trimmed` is how many it passes over), and at the end of the list begins again.
+-- way, the next call goes on behind them (`trimmed` is how many it passes over); from the end, it begins again.
 local function trim(root, account, ask, now)
   local list, webhook = deliveries_key(root, account), webhook_key(root, account)
   local excess = redis.call('ZCARD', list) - ask.kept_max
@@ -75,11 +75,12 @@ local function deliver_event(root, account, webhook, event, ask, now)
 end
 
 local function load_webhook(root, account)
-  local url, events, disabled, cursor, open, secret, former, former_until = unpack(redis.call('HMGET',
-    webhook_key(root, account), 'url', 'events', 'disabled', 'cursor', 'open', 'secret', 'former', 'former_until'))
+  local url, events, disabled, cursor, open, secret, former, former_until, earlier = unpack(redis.call('HMGET',
+    webhook_key(root, account), 'url', 'events', 'disabled', 'cursor', 'open', 'secret', 'former', 'former_until',
+    'earlier'))
   return {
     url = url, events = events or '', disabled = disabled, cursor = cursor, open = tonumber(open) or 0,
-    secret = secret, former = former, former_until = tonumber(former_until) or 0,
+    secret = secret, former = former, former_until = tonumber(former_until) or 0, earlier = earlier,
   }
 end
 
@@ -109,13 +110,19 @@ end
 -- another target now.
 local function load_due(root, account, target, id, webhook, now)
   local key = delivery_key(root, account, id)
-  local event, type_name, subject, created, url, state = unpack(redis.call('HMGET', key, 'event', 'type', 'subject',
-    'created', 'url', 'state'))
+  local event, type_name, subject, created, url, state, attempts, give_up = unpack(redis.call('HMGET', key, 'event',
+    'type', 'subject', 'created', 'url', 'state', 'attempts', 'give_up'))
   if not event then
     webhooks.count_open(root, account, -1)
     return nil
   end
   if state ~= 'pending' then return nil end
+  -- Where the worker of its last attempt has died, nobody has ended it.
+  local has_died = (tonumber(attempts) or 0) > 0 and redis.call('HEXISTS', key, 'a' .. attempts) == 0
+  if has_died and now > tonumber(give_up) then
+    webhooks.close(root, account, id, 'failed', 'too_late', now)
+    return nil
+  end
   if not webhooks.is_own_url(id) then
     if webhook.disabled or not webhook.url then
       webhooks.close(root, account, id, 'failed', 'disabled', now)
@@ -136,6 +143,11 @@ end
 
 -- Takes what is due for one target into `taken`, as far as there is room.
 local function take_from(root, account, target, ask, calls, taken, now)
+  local room_in_account = ask.calls_per_account - (calls[account] or 0)
+  if room_in_account <= 0 then
+    -- Left to other workers; it does not stand before other targets here.
+    return redis.call('ZADD', due_targets_key(root), int(now + webhooks.POSTPONED_MS), member(account, target))
+  end
   local due, sent = deliveries_due_key(root, account, target), deliveries_sent_key(root, account, target)
   local is_failing = redis.call('EXISTS', failing_target_key(root, account, target)) == 1
   local calls_max = is_failing and 1 or ask.calls_per_host
@@ -143,7 +155,6 @@ local function take_from(root, account, target, ask, calls, taken, now)
     redis.call('ZREM', sent, id)
     redis.call('ZADD', due, int(now), id)
   end
-  local room_in_account = ask.calls_per_account - (calls[account] or 0)
   local room = math.min(calls_max - redis.call('ZCARD', sent), ask.count - #taken, room_in_account)
   local webhook = room > 0 and load_webhook(root, account)
   if webhook and not webhook.secret then
@@ -156,8 +167,7 @@ local function take_from(root, account, target, ask, calls, taken, now)
     local delivery = load_due(root, account, target, id, webhook, now)
     if delivery then
       redis.call('ZADD', sent, int(now + ask.lease_ms), id)
-      delivery[10] = webhook.secret
-      delivery[11] = webhook.former_until > now and webhook.former or ''
+      for _, secret in ipairs(webhooks.secrets(webhook, now)) do delivery[#delivery + 1] = secret end
       taken[#taken + 1] = delivery
       calls[account] = (calls[account] or 0) + 1
     end

@@ -10,6 +10,8 @@ local webhooks = {}
 webhooks.POSTPONED_MS, webhooks.FAILING_MS = 500, '3600000'
 -- What ends the id of a delivery to the URL of the request itself.
 webhooks.OWN_URL = '-r'
+-- How many secrets sign at once, however often the secret is rotated within a day.
+webhooks.SECRETS_MAX = 5
 
 -- Returns whether the account has a webhook. Called by ends, which must not fail for it.
 function webhooks.is_watched(root, account)
@@ -62,6 +64,31 @@ function webhooks.close(root, account, id, state, reason, now)
   redis.call('HSET', delivery_key(root, account, id), 'state', state, 'ended', int(now), 'reason', reason or '')
   redis.call('HDEL', delivery_key(root, account, id), 'next')
   webhooks.count_open(root, account, -1)
+end
+
+-- Returns what a request with an Idempotency-Key was answered before; others may have come since. `request` is the id
+-- that the key stands for.
+function webhooks.first_answer(root, account, idempotency, request)
+  if not idempotency then return nil end
+  local first, answer = unpack(redis.call('HMGET', idempotency_key(root, account, idempotency), 'api_key', 'answer'))
+  return first == request and answer or nil
+end
+
+function webhooks.note_answer(root, account, idempotency, request, answer)
+  if not idempotency then return end
+  local receipt = idempotency_key(root, account, idempotency)
+  if redis.call('HGET', receipt, 'api_key') == request then redis.call('HSET', receipt, 'answer', answer) end
+end
+
+-- Returns the secrets that sign, the newest first. `former` is the last one before it, `earlier` holds those before
+-- that, each with the end of its validity.
+function webhooks.secrets(webhook, now)
+  local found = {webhook.secret}
+  if webhook.former and webhook.former_until > now then found[2] = webhook.former end
+  for secret, valid_until in string.gmatch(webhook.earlier or '', '(%S+) (%d+)') do
+    if tonumber(valid_until) > now and #found < webhooks.SECRETS_MAX then found[#found + 1] = secret end
+  end
+  return found
 end
 
 function webhooks.is_own_url(id) return string.sub(id, -2) == webhooks.OWN_URL end

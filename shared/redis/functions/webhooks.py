@@ -36,6 +36,7 @@ class RotateWebhookSecretAsk(Ask, frozen=True, kw_only=True):
     secret: str
     request: str
     former_ms: int
+    idempotency: str | None = None
 
 
 async def rotate_webhook_secret(redis: Connection, root: str, ask: RotateWebhookSecretAsk) -> bool:
@@ -61,6 +62,7 @@ class SendTestEventAsk(Ask, frozen=True, kw_only=True):
     request: str
     key: str
     log_ms: int
+    idempotency: str | None = None
 
 
 async def send_test_event(redis: Connection, root: str, ask: SendTestEventAsk) -> str | None:
@@ -197,6 +199,7 @@ class ReplayDeliveryAsk(Ask, frozen=True, kw_only=True):
     request: str
     give_up_ms: int
     keep_ms: int
+    idempotency: str | None = None
 
 
 async def replay_delivery(
