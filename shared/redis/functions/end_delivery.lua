@@ -10,8 +10,8 @@
 -- answer, and those before them are deleted.
 local function store_attempt(key, ask)
   redis.call('HSET', key, 'a' .. int(ask.attempt), ask.blob)
-  redis.call('HDEL', key, 'a' .. int(ask.attempt - ATTEMPTS_KEPT))
-  local earlier = 'a' .. int(ask.attempt - ANSWERS_KEPT)
+  redis.call('HDEL', key, 'a' .. int(ask.attempt - DELIVERY_ATTEMPTS_KEPT))
+  local earlier = 'a' .. int(ask.attempt - DELIVERY_ANSWERS_KEPT)
   local record = redis.call('HGET', key, earlier)
   local is_read, attempt = pcall(cmsgpack.unpack, record or '')
   if not is_read or type(attempt) ~= 'table' or not attempt.answer then return end
