@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from functools import partial
 from socket import socket
+from typing import Final
 
 import msgspec
 import uvicorn
@@ -32,6 +33,8 @@ from shared.settings import ApiSettings, Settings
 from shared.sighup import Sighup
 from shared.telemetry import logs
 
+_SWITCH_SECONDS: Final = 0.0005
+
 
 def app(admin_port: int | None = None) -> ASGIApp:
     """Return the ASGI application that the environment describes; called once a process."""
@@ -39,6 +42,8 @@ def app(admin_port: int | None = None) -> ASGIApp:
     settings = Settings.read(os.environ)
     logs.configure(settings.log, process="api")
     garbage_collection.tune()
+    # The event loop waits so long at most for a thread that reads a long line of a batch.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     _shut_down_with_parent()
     return build(settings, os.environ, SystemClock(), admin_port)
 

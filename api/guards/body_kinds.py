@@ -105,7 +105,8 @@ class JsonBody:
         try:
             value = self._typed(raw.removeprefix(_BYTE_ORDER_MARK), unknown_fields)
             # Only an escape, or the byte itself, can produce a NUL or half of a surrogate pair.
-            if b"\\u" in raw or b"\0" in raw:
+            # A long body is searched much faster for one byte than for two.
+            if (b"\\" in raw and b"\\u" in raw) or b"\0" in raw:
                 refuse_unprintable(value)
         except msgspec.ValidationError as error:
             raise validation_errors.refusal(str(error), self.shape) from None
