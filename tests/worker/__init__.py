@@ -2,6 +2,7 @@
 
 front            What an API process does, without HTTP: submit, poll, follow, cancel
 single_attempts  Runs single attempts by the pipeline in the test's own loop, without a worker
+claim_answers    Claims that a test answers
 running_workers  Runs whole workers in the test's own loop
 round_scenes     A model that calls two tools, and what must hold at the end
 scripted_tools   Tools that reply as a test says

@@ -6,13 +6,13 @@ import pytest
 
 from shared.redis import functions
 from shared.redis.client import Redis
-from shared.redis.functions import ClaimAsk, Claimed, ClaimReply
+from shared.redis.functions import Claimed
 from shared.settings import Settings, WorkerSettings
-from shared.wire.submission import Lane
 from tests.support.chat_completions import ScriptedAnswer
 from tests.support.scripted_provider import ScriptedProvider
 from tests.support.system import System
 from tests.support.waiting import until
+from tests.worker.claim_answers import ClaimAnswers
 from tests.worker.front import Front
 from tests.worker.running_workers import running_worker
 from worker.consumer.claims import Claims
@@ -69,57 +69,12 @@ async def test_worker_of_one_slot_does_both(
     assert len(provider.requests) == 2
 
 
-class _Asked:
-    """Claims that are answered when a test says so, each by as many as it asked for."""
-
-    def __init__(self, slots: Slots) -> None:
-        self.counts: list[int] = []
-        self.batches: list[int] = []
-        self.answers: list[asyncio.Future[ClaimReply]] = []
-        self.slots = slots
-        self._numbers = iter(range(1_000))
-
-    async def claim(self, _redis: object, _root: str, ask: ClaimAsk, *_: float) -> ClaimReply:
-        self.counts.append(ask.count)
-        self.batches.append(ask.batch)
-        self.answers.append(asyncio.get_running_loop().create_future())
-        return await self.answers[-1]
-
-    def answer(self, number: int) -> None:
-        taken = [self.new("interactive") for _ in range(self.counts[number])]
-        self.answers[number].set_result(ClaimReply(taken, is_more=True))
-
-    def none(self) -> None:
-        for answer in self.answers:
-            answer.set_result(ClaimReply([], is_more=False))
-
-    def new(self, lane: Lane) -> Claimed:
-        return Claimed(
-            root="",
-            account="ann",
-            id=str(next(self._numbers)),
-            lane=lane,
-            attempt=1,
-            turn=1,
-            hold=0,
-            deadline_ms=0,
-            accepted_ms=0,
-            claimed_ms=0,
-            retries=0,
-            calls=0,
-            submission=b"",
-            user_message=b"",
-            system_prompt=None,
-            companion=None,
-        )
-
-
 async def test_what_is_claimed_for_a_slot_that_became_free_is_not_claimed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = Settings(worker=WorkerSettings(concurrency=4, batch_share=0.5))
     slots = Slots(settings.worker)
-    asked = _Asked(slots)
+    asked = ClaimAnswers()
     monkeypatch.setattr(functions, "claim", asked.claim)
     monkeypatch.setattr(functions, "claim_at_wakeup", asked.claim)
     running = [asked.new("batch"), asked.new("batch"), asked.new("interactive")]
@@ -154,7 +109,7 @@ async def test_two_claims_under_way_never_ask_for_the_same_slot_of_a_batch(
 ) -> None:
     settings = Settings(worker=WorkerSettings(concurrency=8, batch_share=0.25))
     slots = Slots(settings.worker)
-    asked = _Asked(slots)
+    asked = ClaimAnswers()
     monkeypatch.setattr(functions, "claim", asked.claim)
     monkeypatch.setattr(functions, "claim_at_wakeup", asked.claim)
     running = [asked.new("batch"), asked.new("batch"), asked.new("interactive")]

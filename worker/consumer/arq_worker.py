@@ -103,7 +103,7 @@ class PolluxWorker(Worker):
         self._listener = Listener(
             settings.redis, self.id, on_cancel=self._cancel, on_change=self._note_listener
         )
-        self.slots = Slots(settings.worker)
+        self.slots = Slots(settings.worker, clock)
         self.backlog = Backlog(
             lambda: self.ctx["dependencies"],
             clock,
@@ -282,6 +282,8 @@ class PolluxWorker(Worker):
                 self.jobs_failed += 1
             finally:
                 self.slots.leave(claimed)
+                if claimed.lane == "batch":
+                    self.slots.pace.measure()
                 self.backlog.note_ended(claimed)
                 await self._use_free_slot(claimed)
             await self._call_hook(self.after_job_end, ctx)

@@ -168,6 +168,8 @@ class Claims:
         is_woken = self._wakes_for_batch and not was_suspect
         free = self._slots.free - self._pending_claims - 1
         may_claim = self._has_listener.is_set() and not self._is_ending
+        if not was_suspect and not self._slots.free_for_batch:
+            return
         if self._is_waiting and not is_woken and free > 0 and may_claim:
             before, count = self._pending_claims, free if was_suspect else 1
             self._pending_claims += count

@@ -1,23 +1,26 @@
 """What runs in a worker, and how many more turns of each lane may run.
 
 Owns the slots and the stop signals of the attempts in them. Batches hold at most their share of the
-slots, so that an interactive turn never waits for a batch to end; they may always hold one slot,
-so that they do not starve in a small worker.
+slots, so that an interactive turn never waits for a batch to end, and fewer where they slow down
+persons' turns (`pace`); they may always hold one slot, so that they do not starve.
 """
 
 from collections.abc import Iterator
 
+from shared.clock import Clock, SystemClock
 from shared.redis.functions import Claimed, Stop
 from shared.settings import WorkerSettings
+from worker.consumer.batch_pace import BatchPace
 from worker.outcome import StopSignal
 
 
 class Slots:
     """The slots of one worker."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, clock: Clock | None = None) -> None:
         self._total = settings.concurrency
-        self._batch_max = max(1, int(settings.concurrency * settings.batch_share))
+        batch_max = max(1, int(settings.concurrency * settings.batch_share))
+        self.pace = BatchPace(batch_max, clock or SystemClock())
         self._batch = 0
         self._suspect_companies: dict[tuple[str, str, int], int] = {}
         # By attempt: one that lost its lease may still be ending here when the next one starts.
@@ -34,7 +37,7 @@ class Slots:
     @property
     def free_for_batch(self) -> int:
         """How many more batch turns may run, if slots are free."""
-        return max(0, self._batch_max - self._batch)
+        return max(0, self.pace.limit - self._batch)
 
     @property
     def suspects(self) -> int:
@@ -50,7 +53,10 @@ class Slots:
         """Give an attempt a slot and return its stop signal."""
         stop_signal = StopSignal()
         self._taken[claimed.account, claimed.id, claimed.attempt] = (claimed, stop_signal)
-        self._batch += claimed.lane == "batch"
+        if claimed.lane == "batch":
+            self._batch += 1
+        else:
+            self.pace.note_interactive()
         if claimed.suspects_max:
             self._suspect_companies[claimed.account, claimed.id, claimed.attempt] = (
                 claimed.suspects_max
