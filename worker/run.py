@@ -4,6 +4,7 @@ Owns no behaviour. A step reads what earlier steps wrote into the `Run`, adds it
 returns None to go on or an outcome to stop.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -43,6 +44,7 @@ class Dependencies:
     `durable_redis` is for writes that must be replicated before they count. `search_client` is None
     if no search service is configured, or only other workers have its key. `models_without_parking`
     are served by live workers of a version without parking; None while that is unknown.
+    `has_deliveries` is set where an attempt's end is to be reported to a webhook.
     """
 
     settings: Settings
@@ -60,6 +62,7 @@ class Dependencies:
     search_client: SearchClient | None = None
     tools: ToolRegistry = field(default_factory=ToolRegistry)
     lengths: AnswerLengths = field(default_factory=AnswerLengths)
+    has_deliveries: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     def of(

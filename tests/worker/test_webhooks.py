@@ -453,3 +453,36 @@ async def test_a_running_worker_delivers_within_moments(
 
 async def _is_delivered(scene: WebhookScene) -> bool:
     return [each.state for each in await scene.deliveries()] == ["delivered"]
+
+
+async def test_the_worker_that_ends_a_generation_delivers_its_event_at_once(
+    scene: WebhookScene, receiver: Receiver
+) -> None:
+    """Where nobody wants the event, no look is asked for."""
+    wants = []
+    for account, webhook_url in (("bob", None), ("bob", receiver.url), ("ann", None)):
+        if account == "ann":
+            await scene.set_webhook(receiver.url)
+        await scene.queue.submit_alone(account, webhook=webhook_url)
+        settled = await scene.queue.complete(await scene.queue.claim_one())
+        assert settled is not None
+        wants.append((settled.wants_delivery, settled.wants_feed, settled.wants_pack))
+    assert wants == [(False,) * 3, (True, False, False), (True, False, False)]
+
+
+async def test_looks_that_find_nothing_are_further_apart(
+    scene: WebhookScene, receiver: Receiver
+) -> None:
+    """An idle worker asks Redis less, until there is something to deliver again."""
+    await scene.set_webhook(receiver.url)
+    deliverer, apart = scene.deliverer(), []
+    for _ in range(6):
+        await deliverer.deliver()
+        apart.append(deliverer.look_seconds)
+    assert apart == sorted(apart)
+    assert apart[0] < apart[-1] == 2.0
+    await scene.end_one()
+    await deliverer.deliver()
+    assert deliverer.look_seconds == 0.5
+    await deliverer.drain(30.0)
+    assert len(receiver.received) == 1

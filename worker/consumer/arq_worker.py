@@ -124,6 +124,7 @@ class PolluxWorker(Worker):
             clock,
             self._dependencies.url_fetcher,
             fleet_size=lambda: self._fleet_size,
+            has_more=self._dependencies.has_deliveries,
         )
         self._attempts: set[asyncio.Task[object]] = set()
         self._draining = asyncio.Event()

@@ -90,6 +90,8 @@ async def _end(run: Run, stage: Stage, failure: Failure | None) -> None:
     )
     if settled and (settled.wants_feed or settled.wants_pack):
         run.dependencies.batch_work.note_settled(run.claimed, settled)
+    if settled and settled.wants_delivery:
+        run.dependencies.has_deliveries.set()
     if settled and failure is None and stage == "completed" and run.model is not None:
         run.dependencies.lengths.note(run.model.identifier, run.writer.length())
     logs.logger().info(

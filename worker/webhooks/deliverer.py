@@ -2,7 +2,9 @@
 
 Owns how many calls are under way and when to look again. A delivery is taken under a lease: if this
 worker dies, the lease lapses and another worker sends it, with the same id. Events that a process
-has written are found by looking, about twice a second in the whole fleet, however many workers.
+has written are found by looking: about twice a second in the whole fleet, however many workers,
+while there is something to deliver, and less and less often where looks find nothing. A worker that
+has just ended something that is to be reported looks at once.
 """
 
 import asyncio
@@ -26,6 +28,10 @@ from worker.webhooks.sender import Sender
 # Between two looks of the fleet, and of one worker at most.
 _LOOK_SECONDS: Final = 0.5
 _LOOK_SECONDS_MAX: Final = 10.0
+# Looks that find nothing are each so much further apart, until they are this far.
+_QUIET_FACTOR: Final = 1.5
+_QUIET_SECONDS_MAX: Final = 2.0
+_GATHER_SECONDS: Final = 0.02
 
 
 class Deliverer:
@@ -39,6 +45,7 @@ class Deliverer:
         url_fetcher: UrlFetcher,
         *,
         fleet_size: Callable[[], int] = lambda: 1,
+        has_more: asyncio.Event | None = None,
     ) -> None:
         self._settings = settings
         self._redis = redis
@@ -47,7 +54,11 @@ class Deliverer:
         self._partition_guard = PartitionGuard(clock)
         self._calls: set[asyncio.Task[None]] = set()
         self._calls_by_account: Counter[str] = Counter()
-        self._has_ended_call = asyncio.Event()
+        # Set where a look may find something, by the end of a call or of a generation.
+        self._has_more = has_more or asyncio.Event()
+        self._clock = clock
+        # Between two looks of the whole fleet.
+        self.look_seconds = _LOOK_SECONDS
         self._next_seconds: float | None = None
 
     @property
@@ -57,7 +68,7 @@ class Deliverer:
 
     async def deliver(self) -> None:
         """Take what is due and there is room for, and start sending it."""
-        self._has_ended_call.clear()
+        self._has_more.clear()
         next_ms: list[int] = []
         for partition in range(self._settings.redis.partitions):
             room = self._settings.webhooks.calls_max - len(self._calls)
@@ -67,18 +78,23 @@ class Deliverer:
                 found = await self._take(partition, room)
                 next_ms += [] if found is None else [found]
         self._next_seconds = min(next_ms) / 1000 if next_ms else None
+        is_quiet = self._next_seconds is None and not self._calls
+        quiet_seconds = min(self.look_seconds * _QUIET_FACTOR, _QUIET_SECONDS_MAX)
+        self.look_seconds = quiet_seconds if is_quiet else _LOOK_SECONDS
 
     async def until_next(self) -> None:
         """Wait until something may be due: a time that is known, the end of a call, or a look."""
-        look = min(_LOOK_SECONDS * self._fleet_size(), _LOOK_SECONDS_MAX)
+        look = min(self.look_seconds * self._fleet_size(), _LOOK_SECONDS_MAX)
         seconds = look * random.uniform(0.5, 1.5)  # noqa: S311  jitter
         if self._next_seconds is not None and len(self._calls) < self._settings.webhooks.calls_max:
             seconds = min(seconds, self._next_seconds)
         try:
             async with asyncio.timeout(seconds):
-                await self._has_ended_call.wait()
+                await self._has_more.wait()
         except TimeoutError:
-            pass
+            return
+        # What ends within a moment is taken by one look.
+        await self._clock.sleep(_GATHER_SECONDS)
 
     async def close(self) -> None:
         """Cancel the calls under way: their leases lapse, and other workers make them again."""
@@ -116,7 +132,7 @@ class Deliverer:
             finally:
                 self._calls_by_account[delivery.account] -= 1
                 self._calls_by_account += Counter()
-                self._has_ended_call.set()
+                self._has_more.set()
 
     async def _send_and_store(self, root: str, delivery: TakenDelivery) -> None:
         sent = await self._sender.send(delivery)

@@ -29,9 +29,10 @@ function account_log.is_reported(root, account, about)
   return webhooks.is_watched(root, account)
 end
 
--- Adds an event and returns its id. `about` holds: now and, if known, keep_ms (how far the log reaches), actor (the id
--- of an API key), webhook_url (of the request itself) and is_watched (whether the account has a webhook). It is the
--- last write of an end, and is never refused for what the key holds: what replaced the log is dropped.
+-- Adds an event; returns its id, and whether somebody receives it. `about` holds: now and, if known, keep_ms (how far
+-- the log reaches), actor (the id of an API key), webhook_url (of the request itself) and is_watched (whether the
+-- account has a webhook). It is the last write of an end, and is never refused for what the key holds: what replaced
+-- the log is dropped.
 function account_log.append(root, account, type_name, subject, about)
   local key, entry = account_log_key(root, account), (EVENT_CODES[type_name] or type_name) .. ' ' .. subject
   if about.webhook_url then entry = entry .. ' ' .. cjson.encode({webhook_url = about.webhook_url}) end
@@ -45,16 +46,18 @@ function account_log.append(root, account, type_name, subject, about)
     id = redis.call('XADD', key, '*', actor, entry)
   end
   local now = about.now
-  if account_log.is_reported(root, account, about) then webhooks.note_event(root, account, id, now) end
+  local is_reported = account_log.is_reported(root, account, about)
+  if is_reported then webhooks.note_event(root, account, id, now) end
   if now - (account_log.renewed[key] or 0) >= account_log.RENEW_MS then account_log.renew(key, now, about.keep_ms) end
-  return id
+  return id, is_reported
 end
 
--- Adds the end of a generation. An item of a batch has its end in the batch's.
+-- Adds the end of a generation; returns whether somebody receives it. An item of a batch has its end in the batch's.
 function account_log.append_end(root, account, id, generation, stage, now, keep, is_watched)
   if generation.batch then return end
-  account_log.append(root, account, 'generation.' .. stage, id, {
+  local _, is_reported = account_log.append(root, account, 'generation.' .. stage, id, {
     now = now, keep_ms = keep and keep[5], actor = generation.key, webhook_url = generation.webhook,
     is_watched = is_watched,
   })
+  return is_reported
 end

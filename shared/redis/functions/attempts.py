@@ -264,17 +264,19 @@ class SettleAsk(Ask, frozen=True, kw_only=True):
 class Settled(msgspec.Struct, frozen=True):
     """It has ended, and so many microcredits were captured.
 
-    Its worker shall let more items of the account's batches enter the queue (`wants_feed`), or pack
-    a chunk of a batch (`wants_pack`).
+    Its worker shall let more items of the account's batches enter the queue (`wants_feed`), pack a
+    chunk of a batch (`wants_pack`), or deliver the event of its end (`wants_delivery`).
     """
 
     captured: int
     wants_feed: bool = False
     wants_pack: bool = False
+    wants_delivery: bool = False
 
 
 _FEED: Final = 1
 _PACK: Final = 2
+_DELIVER: Final = 4
 
 
 async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes) -> Settled | None:
@@ -284,7 +286,8 @@ async def settle(redis: Connection, root: str, ask: SettleAsk, assistant: bytes)
         case ["settled", captured]:
             return Settled(int(captured))
         case ["settled", captured, hint]:
-            return Settled(int(captured), bool(hint & _FEED), bool(hint & _PACK))
+            wants = (bool(hint & each) for each in (_FEED, _PACK, _DELIVER))
+            return Settled(int(captured), *wants)
         case ["refused"]:
             return None
         case _:

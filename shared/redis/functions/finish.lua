@@ -44,7 +44,8 @@ end
 -- dead letters); now in ms. If tokens were used: meter = {model, input, output, reasoning}. If it failed: failure, and
 -- chosen (the model asked last) where known. If the worker had events left to append: events. If it completed:
 -- history = {tokens that the turn adds, tokens read before it, whether that was all}.
--- Returns the captured microcredits, and what a worker shall do for the batch (`batches.note_end`), if it is an item.
+-- Returns the captured microcredits, and what a worker shall do next, if anything: for the batch of an item
+-- (`batches.note_end`), else 4, deliver the event.
 local function finish_generation(root, account, id, generation, ending)
   check_transition(generation, ending.stage)
   local key, now = generation_key(root, account, id), int(ending.now)
@@ -100,8 +101,9 @@ local function finish_generation(root, account, id, generation, ending)
   redis.call('HSET', key, 'stage', ending.stage, 'finished', now, 'captured', int(captured), 'last', last)
   if item then return captured, hint end
   redis.call('PEXPIRE', key, int(ending.keep[1]))
-  account_log.append_end(root, account, id, generation, ending.stage, ending.now, ending.keep, is_watched)
-  return captured
+  local is_reported =
+    account_log.append_end(root, account, id, generation, ending.stage, ending.now, ending.keep, is_watched)
+  return captured, is_reported and 4 or nil
 end
 
 -- Ends a generation without its worker: the text so far becomes the answer, and the first event of the next epoch says

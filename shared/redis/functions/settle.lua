@@ -3,8 +3,8 @@
 --          one, JSON), cost (microcredits), keep; if any: events (not yet appended, JSON each), through (the stage they
 --          lead through), meter (model, input, output, reasoning tokens), failure, history ({tokens that the turn adds,
 --          tokens read before it, whether those are all}), chosen (the model asked last)
--- RETURNS  {'settled', captured microcredits, of an item of a batch perhaps what its worker shall do: 1 fill the
---          account's window, 2 pack a chunk, 3 both} or {'refused'}
+-- RETURNS  {'settled', captured microcredits, perhaps what its worker shall do: 1 fill the account's window, 2 pack a
+--          chunk of a batch, 3 both, 4 deliver the event of the end} or {'refused'}
 -- ATOMIC   because the message, the charge, the stage, the last event and the session's next turn are stored together.
 --          The same attempt again finds that it is settled.
 
