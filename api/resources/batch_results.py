@@ -95,7 +95,7 @@ class _Download:
         self._wanted = wanted
         self._make_line = make_line
         self._loop = asyncio.get_running_loop()
-        self._has_disconnected = self._is_shutting_down = False
+        self._has_disconnected = self._is_shutting_down = self._is_ended = False
 
     async def pieces(self, batch: Batch) -> AsyncGenerator[bytes, None]:
         """Yield the body. Raises when the batch, the key or the server ends before it does."""
@@ -110,7 +110,7 @@ class _Download:
         compressor = zlib.compressobj(_GZIP_LEVEL, wbits=_GZIP) if self._wanted.is_gzip else None
         in_order = self._by_input if self._wanted.order == "input" else self._by_finishing
         with (
-            state.large_pages.hold(caller.account.id),
+            state.large_pages.hold(caller.account.id, self._note_ended),
             state.revocations.watch(caller.key, lambda: None) as key_use,
         ):
             async with aclosing(in_order(batch)) as found:
@@ -126,6 +126,9 @@ class _Download:
 
     def _note_disconnect(self) -> None:
         self._has_disconnected = True
+
+    def _note_ended(self) -> None:
+        self._is_ended = True
 
     def _note_shutdown(self) -> None:
         self._is_shutting_down = True
@@ -273,6 +276,8 @@ class _Download:
     async def _slice(self, wanted: Iterator[ResultItem]) -> bytes:
         if self._is_shutting_down:
             raise UnavailableError("The server shuts down.")
+        if self._is_ended:
+            raise UnavailableError("Another account needs the place of this download.")
         async with self._state.large_pages.turn:
             lines: list[bytes] = []
             ends = self._loop.time() + _SLICE_SECONDS

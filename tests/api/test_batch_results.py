@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from api.guards.large_pages import LargePages
+from api.guards import large_pages
+from api.guards.large_pages import End, LargePages
 from api.resources import batch_results
 from shared.errors import Failure, UnavailableError
 from shared.media.files import ROOT
@@ -406,6 +407,26 @@ async def test_an_answer_that_cannot_go_on_ends_broken(
     await asyncio.gather(*stopping)
 
 
+async def test_an_answer_ends_broken_when_another_account_needs_its_place(
+    system: System, api: ApiClient, batch: StoredBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await batch.add([answered(1, "a")])
+    await batch.add([answered(2, "b")])
+    id_ = await batch.write("completed")
+    system.expected.add("answer cut off")
+    monkeypatch.setattr(large_pages, "PER_PROCESS", 2)
+    read = batch_results._Download._refreshed
+
+    async def another_comes(download: batch_results._Download) -> object:
+        pages = download._state.large_pages
+        with pages.hold("one"), pages.hold("another"):
+            return await read(download)
+
+    monkeypatch.setattr(batch_results._Download, "_refreshed", another_comes)
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+        await api.get(url(id_))
+
+
 async def test_a_reader_that_is_stuck_is_cut_off_and_holds_little(
     system: System, batch: StoredBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,9 +443,9 @@ async def test_a_reader_that_is_stuck_is_cut_off_and_holds_little(
     read, hold = BatchResults.read, LargePages.hold
 
     @contextmanager
-    def noted_hold(pages: LargePages, account: str) -> Iterator[None]:
+    def noted_hold(pages: LargePages, account: str, end: End) -> Iterator[None]:
         try:
-            with hold(pages, account):
+            with hold(pages, account, end):
                 yield
         finally:
             ended.append(account)
