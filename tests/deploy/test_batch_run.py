@@ -463,6 +463,33 @@ def test_an_option_that_is_not_utf_8_is_one_sentence(
     assert batches_api.requests == []
 
 
+def test_a_system_prompt_comes_from_a_file(
+    batches_api: ScriptedBatches, batch: Pollux, short_folder: Path
+) -> None:
+    write_prompts(short_folder / "prompts.jsonl", 3)
+    prompt = short_folder / "system.txt"
+    text = "Be brief, and say why.\n" * 400
+    prompt.write_text(f"\ufeff{text}\n")
+    assert batch(*_RUN, "--system-file", "system.txt").code == 0
+    assert batches_api.named(_UPLOAD)[0].query["system_prompt"] == text.strip()
+    # The same prompt by another way is the same batch.
+    again = batch(*_RUN, "--system", text.strip())
+    assert (again.code, len(batches_api.batches)) == (0, 1)
+    sent = len(batches_api.requests)
+    prompt.write_text("\u00e9\n" * 4_000)
+    for words, sentence in (
+        (("--system-file", "system.txt"), "--system-file takes 35,997 bytes in a URL, of 12,288"),
+        (("--system", "a" * 12_289), "--system takes 12,289 bytes in a URL, of 12,288"),
+        (("--system-file", "none.txt"), "none.txt cannot be read: No such file or directory."),
+        (("--system-file", "latin.txt"), "latin.txt cannot be read: it is not UTF-8 text."),
+        (("--system-file", "system.txt", "--system", "a"), "are two ways to say one thing."),
+    ):
+        (short_folder / "latin.txt").write_bytes(b"\xe9")
+        result = batch(*_RUN, *words)
+        assert (result.code, len(batches_api.requests)) == (1, sent)
+        assert sentence in result.err.replace("\n", " ")
+
+
 def test_standard_input_may_be_closed(batch: Pollux, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     assert batch("run", "-", "--format", "lines").err == "pollux: Standard input is closed.\n"
