@@ -1,9 +1,9 @@
 """What operators and tools ask without a key: name and version, health, readiness, the document.
 
 Health: the process runs, and how durable is what it accepts. Readiness: Redis is reachable now; and
-where they occur, settings of that server that became unfit since the start, lost log lines,
-providers' models that workers pause for a while, damaged records that were set aside, and keys of
-another type than they should have.
+where they occur, deliveries to receivers, settings of that server that became unfit since the
+start, lost log lines, providers' models that workers pause for a while, damaged records that were
+set aside, and keys of another type than they should have.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from api.state import State
 from shared.catalogue import NO_MODELS, NO_MODELS_REMEDY
 from shared.errors import UnavailableError, WrongTypeError
 from shared.redis import keys
+from shared.stores import webhooks
 from shared.stores.fleet import Fleet
 from shared.telemetry import logs
 
@@ -33,7 +34,7 @@ async def ready(_request: Request, state: State) -> Response:
     """GET /readyz: Redis is reachable; what is wrong in the deployment."""
     await _check_redis(state)
     problems = _worker_problems(await state.live_fleet.current()) | _dropped_lines()
-    problems |= await _damaged(state)
+    problems |= await _damaged(state) | await _deliveries(state)
     if state.server_watch.wrong_keys:
         problems["damaged_keys"] = len(state.server_watch.wrong_keys)
     if state.server_watch.faults:
@@ -77,10 +78,19 @@ def _worker_problems(fleet: Fleet) -> dict[str, object]:
 
 async def _damaged(state: State) -> dict[str, object]:
     """Return how many generations were set aside recently because their records were damaged."""
-    settings = state.settings.redis
-    roots = [keys.partition_root(settings, number) for number in range(settings.partitions)]
-    counts = await asyncio.gather(*(_count(state, keys.DAMAGED(root)) for root in roots))
+    counts = await asyncio.gather(*(_count(state, keys.DAMAGED(root)) for root in _roots(state)))
     return {"damaged": sum(counts)} if any(counts) else {}
+
+
+async def _deliveries(state: State) -> dict[str, object]:
+    """Return what deliveries came to and how late they are, if there were any."""
+    found = await webhooks.load(state.redis, _roots(state))
+    return {"deliveries": found._asdict()} if any(found) else {}
+
+
+def _roots(state: State) -> list[str]:
+    settings = state.settings.redis
+    return [keys.partition_root(settings, number) for number in range(settings.partitions)]
 
 
 async def _count(state: State, key_name: str) -> int:

@@ -256,6 +256,12 @@ DUE_TARGETS: Final = Key(
     holds="zset: accounts' hosts by when something is to be sent or a lease ends",
     end="deleted",
 )
+UNDELIVERED: Final = Key(
+    "undelivered", holds="zset: deliveries under way by their event's time", end="deleted"
+)
+DISABLED_WEBHOOKS: Final = Key(
+    "disabled-webhooks", holds="zset: accounts whose receiver wants no more, by time", end="deleted"
+)
 BATCH_WORK: Final = Key("batch-work", holds="zset: batches by when to look at them", end="deleted")
 BATCH_CHUNKS_TO_PACK: Final = Key(
     "batch-chunks-to-pack", holds="zset: chunks whose items have all ended, by time", end="deleted"

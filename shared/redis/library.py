@@ -87,7 +87,7 @@ _ALLOWED_WHEN_FULL: Final = frozenset(
     """
     admit_throttled adopt_items adopt_keys append cancel check_types create_account create_key
     delete_batch delete_batch_pieces delete_own_key delete_session delete_turns delete_webhook
-    discard_dead_letters end_call end_delivery end_open_items end_probe expire grant
+    delivery_load discard_dead_letters end_call end_delivery end_open_items end_probe expire grant
     list_dead_letters list_own_keys pack_chunk pause_batch reap record_refusal recount release
     release_idempotency_key renew_leases report_worker restore resume resume_batch revoke_key
     settle stop_batch suspend take_ended_chunks

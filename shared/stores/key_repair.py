@@ -29,7 +29,7 @@ _REBUILDABLE_QUEUES: Final[frozenset[Key]] = frozenset({
     keys.LANE, keys.CLOCKS, keys.LEASES, keys.DEADLINES, keys.DEFERRED, keys.SUSPECTS,
     keys.READY, keys.UNFINISHED, keys.DAMAGED, keys.RECOUNT, keys.FILES_TO_DELETE,
     keys.EXPIRING_FILES, keys.TURNS_TO_DELETE, keys.DEAD_LETTERS,
-    keys.UNREAD_LOGS, keys.DUE_TARGETS,
+    keys.UNREAD_LOGS, keys.DUE_TARGETS, keys.UNDELIVERED, keys.DISABLED_WEBHOOKS,
     keys.BATCHES, keys.OPEN_BATCHES, keys.BATCH_WORK, keys.BATCH_CHUNKS_TO_PACK,
 })  # fmt: skip
 _KEY_LISTS: Final[frozenset[Key]] = frozenset({

@@ -1,14 +1,42 @@
 """An account's webhook and its deliveries, as they are shown. Changes are Redis functions."""
 
+import asyncio
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.redis.functions import ListDeliveriesAsk
+from shared.redis.functions import DeliveryLoadAsk, ListDeliveriesAsk
 from shared.wire.account_event import CODES, TYPES
 from shared.wire.webhook import ATTEMPTS_KEPT, Delivery, DeliveryState, Webhook, decode_attempt
+
+
+class DeliveryLoad(NamedTuple):
+    """Deliveries of all accounts: how many have ended how, and how late the others are."""
+
+    delivered: int
+    failed: int
+    undelivered: int
+    oldest_seconds: int
+    late_seconds: int
+    disabled: int
+
+
+async def load(redis: Connection, roots: Iterable[str]) -> DeliveryLoad:
+    """Return the figures of all partitions: sums, and the latest of all."""
+    ask = DeliveryLoadAsk()
+    found = await asyncio.gather(*(functions.delivery_load(redis, root, ask) for root in roots))
+    return DeliveryLoad(
+        delivered=sum(each.delivered for each in found),
+        failed=sum(each.failed for each in found),
+        undelivered=sum(each.undelivered for each in found),
+        oldest_seconds=max(each.oldest_ms for each in found) // 1000,
+        late_seconds=max(each.late_ms for each in found) // 1000,
+        disabled=sum(each.disabled for each in found),
+    )
 
 
 def events_text(types: tuple[str, ...]) -> str:

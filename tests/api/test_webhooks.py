@@ -6,6 +6,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from shared.redis import keys
+from shared.stores.webhooks import DeliveryLoad
 from shared.wire.submission import WEBHOOK_WIRE
 from tests.api.kombify_client import AI, CHAT, MANAGING, TIME, payload, refused
 from tests.support.api_client import ApiClient, Json
@@ -161,6 +162,9 @@ async def test_an_answer_is_reported_listed_and_replayed(system: System) -> None
         await until(lambda: len(receiver.received) == 3, what="a test")
         assert receiver.received[-1].id == test["delivery_id"]
         assert receiver.received[-1].payload["type"] == "webhook.test"
+        ready = (await owner.get("/readyz")).json()["deliveries"]
+        assert ready["delivered"] >= 3
+        assert ready.keys() == set(DeliveryLoad._fields)
         other = await system.customer("other")
         refused(await other.get(f"{DELIVERIES}/{test['delivery_id']}"), 404, "NOT_FOUND")
         assert payload(await other.get(DELIVERIES))["total"] == 0

@@ -15,6 +15,7 @@ from shared.redis.functions import (
     TakeDeliveriesAsk,
     TakenDelivery,
 )
+from shared.stores import webhooks
 from shared.wire.webhook import ANSWER_BYTES_MAX, Attempt, encode_attempt, new_secret
 from tests.support.redis_functions import RedisFunctions
 from tests.support.system import System
@@ -151,3 +152,33 @@ async def test_every_former_secret_signs_for_its_day(scene: WebhookScene) -> Non
     await scene.end_one()
     [taken] = await _take(scene)
     assert taken.secrets == (secrets[0], secrets[2])
+
+
+async def test_an_operator_reads_what_deliveries_came_to(scene: WebhookScene) -> None:
+    root, redis = scene.queue.root, scene.queue.redis
+    before = await webhooks.load(redis, [root])
+    await scene.set_webhook("https://example.com/hook")
+    outcomes: tuple[Outcome, ...] = ("delivered", "failed", "retry", "gone")
+    for _ in outcomes:
+        await scene.end_one()
+    for taken, outcome in zip(await _take(scene), outcomes, strict=True):
+        await _end(scene, taken, outcome)
+    found = await webhooks.load(redis, [root])
+    counts = (found.delivered - before.delivered, found.failed - before.failed)
+    assert (counts, found.undelivered, found.disabled) == ((1, 2), 1, 1)
+    [waiting] = await scene.deliveries(state="pending")
+    await redis.call("ZADD", keys.UNDELIVERED(root), "XX", 1, f"ann:{waiting.id}")
+    # Left behind by a process that does not know the lists.
+    await redis.call("ZADD", keys.UNDELIVERED(root), 0, "ann:gone")
+    await redis.call("ZADD", keys.DISABLED_WEBHOOKS(root), 0, "bob")
+    assert await _take(scene) == []
+    await scene.pass_time()
+    late = await webhooks.load(redis, [root])
+    assert (late.undelivered, late.disabled) == (1, 1)
+    assert abs(late.oldest_seconds - await scene.queue.now_ms() // 1000) < 60
+    assert late.late_seconds > 1_000
+    await scene.set_webhook("https://example.com/hook")
+    [again] = await _take(scene)
+    await _end(scene, again, "delivered")
+    done = await webhooks.load(redis, [root])
+    assert done[2:] == (0, 0, 0, 0)

@@ -19,6 +19,7 @@ local function delete_webhook(root, ask)
       redis.call('ZREM', list, id)
       if state == 'pending' then
         local target = webhooks.target_of(url)
+        webhooks.note_closed(root, account, id)
         redis.call('ZREM', deliveries_due_key(root, account, target), id)
         redis.call('ZREM', deliveries_sent_key(root, account, target), id)
         webhooks.reschedule(root, account, target, 1)
@@ -26,6 +27,7 @@ local function delete_webhook(root, ask)
     end
   end
   redis.call('HDEL', account_totals_key(root, account), 'webhook')
+  redis.pcall('ZREM', disabled_webhooks_key(root), account)
   redis.call('HDEL', key, 'url', 'events', 'secret', 'former', 'former_until', 'earlier', 'rotated', 'created',
     'updated', 'disabled', 'disabled_at', 'tested', 'test')
   if open > 0 then

@@ -35,6 +35,7 @@ local function disable(root, account, url, now)
   if redis.call('HGET', key, 'url') ~= url then return false end
   redis.call('HSET', key, 'disabled', 'gone', 'disabled_at', int(now))
   redis.call('HDEL', account_totals_key(root, account), 'webhook')
+  redis.pcall('ZADD', disabled_webhooks_key(root), int(now), account)
   return true
 end
 

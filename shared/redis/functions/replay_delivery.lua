@@ -17,7 +17,10 @@ local function replay_delivery(root, ask)
   end
   local target = webhooks.target_of(url)
   local is_sent = redis.call('ZSCORE', deliveries_sent_key(root, account, target), id)
-  if state ~= 'pending' then webhooks.count_open(root, account, 1) end
+  if state ~= 'pending' then
+    webhooks.note_open(root, account, id, now)
+    webhooks.count_open(root, account, 1)
+  end
   redis.call('HSET', key, 'state', 'pending', 'url', url, 'replayed', ask.request, 'next', int(now),
     'give_up', int(now + ask.give_up_ms))
   redis.call('HDEL', key, 'ended', 'reason')

@@ -10,6 +10,7 @@ local function set_webhook(root, ask)
   redis.call('HSETNX', key, 'created', now)
   redis.call('HSET', key, 'url', ask.url, 'events', ask.events, 'updated', now)
   redis.call('HDEL', key, 'disabled', 'disabled_at')
+  redis.pcall('ZREM', disabled_webhooks_key(root), ask.account)
   redis.call('HSET', account_totals_key(root, ask.account), 'webhook', '1')
   return redis.call('HGET', key, 'secret') == ask.secret and 1 or 0
 end

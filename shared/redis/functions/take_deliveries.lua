@@ -46,6 +46,7 @@ local function make_delivery(root, account, id, event, url, ask, now)
   redis.call('PEXPIRE', key, int(ask.keep_ms))
   redis.call('ZADD', list, int(now), id)
   redis.call('PEXPIRE', list, int(ask.keep_ms))
+  webhooks.note_open(root, account, id, string.match(event.id, '^%d+'))
   webhooks.count_open(root, account, 1)
   webhooks.enqueue(root, account, id, url, now)
   trim(root, account, ask, now)
@@ -113,6 +114,7 @@ local function load_due(root, account, target, id, webhook, now)
   local event, type_name, subject, created, url, state, attempts, give_up = unpack(redis.call('HMGET', key, 'event',
     'type', 'subject', 'created', 'url', 'state', 'attempts', 'give_up'))
   if not event then
+    webhooks.note_closed(root, account, id)
     webhooks.count_open(root, account, -1)
     return nil
   end

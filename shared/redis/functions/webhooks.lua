@@ -59,10 +59,21 @@ function webhooks.count_open(root, account, change)
   if redis.call('HINCRBY', key, 'open', change) < 0 then redis.call('HSET', key, 'open', 0) end
 end
 
+-- What an operator reads (`delivery_load`): it holds up no delivery where a key of it is of another type.
+function webhooks.note_open(root, account, id, at)
+  redis.pcall('ZADD', undelivered_key(root), int(at), member(account, id))
+end
+
+function webhooks.note_closed(root, account, id, state)
+  redis.pcall('ZREM', undelivered_key(root), member(account, id))
+  if state then redis.pcall('HINCRBY', clocks_key(root), state == 'delivered' and 'delivered' or 'undelivered', 1) end
+end
+
 -- Ends a delivery that is under way.
 function webhooks.close(root, account, id, state, reason, now)
   redis.call('HSET', delivery_key(root, account, id), 'state', state, 'ended', int(now), 'reason', reason or '')
   redis.call('HDEL', delivery_key(root, account, id), 'next')
+  webhooks.note_closed(root, account, id, state)
   webhooks.count_open(root, account, -1)
 end
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
+import msgspec
+
 from shared.errors import StoreError
 from shared.redis.client import Connection, Reply
 from shared.redis.functions.contract import Ask, text_of
@@ -229,3 +231,23 @@ async def list_deliveries(
     """Return deliveries by id, newest first, each with its hash; and how many there are in all."""
     total, found = await invoke(redis, "list_deliveries", root, ask, effect="none")
     return [(text_of(id_), fields) for id_, fields in found], int(total)
+
+
+class DeliveryLoadAsk(Ask, frozen=True, kw_only=True):
+    """No arguments."""
+
+
+class DeliveryLoadReply(msgspec.Struct, frozen=True, array_like=True):
+    """A partition's deliveries: how many ended how, and how late the others are."""
+
+    delivered: int
+    failed: int
+    undelivered: int
+    oldest_ms: int
+    late_ms: int
+    disabled: int
+
+
+async def delivery_load(redis: Connection, root: str, ask: DeliveryLoadAsk) -> DeliveryLoadReply:
+    """Return what deliveries came to, and how late they are."""
+    return DeliveryLoadReply(*await invoke(redis, "delivery_load", root, ask))
