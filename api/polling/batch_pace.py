@@ -4,10 +4,13 @@ Owns the arithmetic; all of it comes from what the batch's record measured. Pure
 
 DESIGN. `marks` are how many items had ended at some of the last seconds. The rate is what ended
 since the first of them, up to now, so that it falls while nothing ends. The ETA is what is left, at
-that rate; for p90, at the rate that the mean of so many seconds stays above nine times of ten. E.g.
-seconds with 10, 30, 20 and 20 ends: 20 a second, give or take 4.1 (a deviation of 8.2 over the root
-of 4 seconds), so p90 is by 20 - 1.28 * 4.1 = 14.8 a second. What was before a pause or a retry, as
-a gap among the marks shows, does not count.
+that rate; for p90, at the rate that the mean of the seconds to come stays above nine times of ten.
+E.g. seconds with 10, 30, 20 and 20 ends: 20 a second, give or take 4.1 (a deviation of 8.2 over the
+root of 4 seconds). The seconds to come differ from their mean just so: with 4 s left, it is 4.1
+times the root of 2, and p90 is by 20 - 1.28 * 5.8 = 12.6 a second. Slow seconds often follow each
+other, so that their mean varies more than the single ones show: two, four and eight together are
+looked at, too, and the widest deviation counts. What was before a pause or a retry, as a gap among
+the marks shows, does not count.
 """
 
 import itertools
@@ -21,6 +24,8 @@ from shared.wire.batch import Batch
 
 # Of a normal distribution, a tenth lies further than so many deviations below the mean.
 _DEVIATIONS_P90: Final = 1.2816
+# The deviation of fewer rates says little.
+_RATES_MIN: Final = 4
 # However unevenly items end, p90 is at most so many times p50.
 _SPREAD_MAX: Final = 4.0
 HINT_SECONDS_MAX: Final = 30
@@ -49,7 +54,7 @@ def of(batch: Batch, now_ms: int) -> Pace:
     progress = min(99, 100 * batch.ended // batch.total) if batch.total else 0
     marks = _recent_marks(batch)
     rate = _recent_rate(marks, now_ms) if batch.state == "running" else None
-    eta = None if rate is None else _eta(batch, rate, _deviation(marks))
+    eta = None if rate is None else _eta(batch, rate, marks)
     return Pace(progress, rate, eta, _forecast(batch), _hint(batch, eta))
 
 
@@ -78,25 +83,35 @@ def _recent_rate(marks: Sequence[tuple[int, int]], now_ms: int) -> float | None:
     return (last - first) / seconds if seconds > 0 else None
 
 
-def _eta(batch: Batch, rate: float, deviation: float) -> Eta | None:
+def _eta(batch: Batch, rate: float, marks: Sequence[tuple[int, int]]) -> Eta | None:
     left = max(0, batch.waiting + batch.open)
     if rate <= 0:
         return None
-    slow = max(rate - _DEVIATIONS_P90 * deviation, rate / _SPREAD_MAX)
+    measured_seconds = (marks[-1][0] - marks[0][0]) / 1000
+    to_come = math.sqrt(1 + measured_seconds * rate / max(left, rate))
+    slow = max(rate - _DEVIATIONS_P90 * to_come * _deviation(marks), rate / _SPREAD_MAX)
     return Eta(left / rate, left / slow)
 
 
 def _deviation(marks: Sequence[tuple[int, int]]) -> float:
-    """Return how far the mean of the marks' rates may be off: their deviation over root n."""
-    pairs = itertools.pairwise(marks)
-    rates = [
-        (then - before) * 1000 / (then_ms - before_ms)
-        for (before_ms, before), (then_ms, then) in pairs
-        if then_ms > before_ms
-    ]
+    """Return how far the mean of the marks' rates may be off, by single seconds or by several."""
+    rates = _rates(marks)
     if len(rates) <= 1:
         return math.inf
-    return statistics.stdev(rates) / math.sqrt(len(rates))
+    widest, step = 0.0, 1
+    while step == 1 or len(rates) >= _RATES_MIN:
+        widest = max(widest, statistics.stdev(rates) / math.sqrt(len(rates)))
+        step *= 2
+        rates = _rates(marks[::step])
+    return widest
+
+
+def _rates(marks: Sequence[tuple[int, int]]) -> list[float]:
+    return [
+        (then - before) * 1000 / (then_ms - before_ms)
+        for (before_ms, before), (then_ms, then) in itertools.pairwise(marks)
+        if then_ms > before_ms
+    ]
 
 
 def _forecast(batch: Batch) -> int | None:
