@@ -193,6 +193,9 @@ class _Download:
 
     async def _by_finishing(self, batch: Batch) -> AsyncGenerator[list[ResultItem], None]:
         """Yield items in the order in which they ended, each with its copies."""
+        # How its items are numbered is known once all of it has arrived.
+        if batch.state == "validating":
+            return
         after, copies = self._wanted.after, self._copies(batch)
         if copies is None:
             async for items in self._items_by_finishing(batch, after):

@@ -11,8 +11,9 @@ import pytest
 from api.batches import copies
 from api.resources import batch_copies
 from shared.redis import keys
-from shared.wire.batch import ItemResult
+from shared.wire.batch import ItemResult, unpack_items
 from shared.wire.batch_copies import Copy
+from shared.wire.submission import BATCH_WIRE, COPIES_WIRE
 from tests.support import waiting
 from tests.support.api_client import ApiClient, Json, body
 from tests.support.scripted_provider import ScriptedAnswer
@@ -267,6 +268,18 @@ async def test_without_dedupe_identical_items_are_each_answered(
     shown = await _until(api, made, "completed")
     assert (shown["copies"], _asked(system)["a"]) == (0, 2)
     assert all("copy_of" not in line for line in await _results(api, made))
+
+
+async def test_older_workers_leave_items_that_may_have_copies(
+    api: ApiClient, system: System
+) -> None:
+    root = system.accounts.root_of(await system.account())
+    for dedupe, wire in (("true", COPIES_WIRE), ("false", BATCH_WIRE)):
+        made = await _send(api, ["a", "b", "a"], dedupe=dedupe)
+        where = keys.BATCH_ITEMS(root, "one", made["batch_id"], 0)
+        stored = unpack_items(await system.redis.call("GET", where))
+        assert {item.wire for item in stored} == {wire}
+        assert len(stored) == (2 if dedupe == "true" else 3)
 
 
 async def test_an_upload_that_is_repeated_tells_all_items(api: ApiClient) -> None:
