@@ -3,27 +3,21 @@
 Owns the rules that hold for every dialect. Knows neither prices nor models.
 """
 
-import msgspec
-
 from shared import egress
 from shared.errors import Code, EgressError, RequestError
 from shared.wire import submission as submissions
 from shared.wire.conversation import (
-    AUTO_CHOICE,
     DEFAULT_SAMPLING,
     FREE_TEXT,
-    AnswerForm,
+    AnswerOptions,
     Message,
-    Sampling,
-    ToolChoice,
-    ToolDefinition,
     find_fault,
     images,
 )
 from shared.wire.submission import PLAIN, Features, Lane, OnConflict
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
+class Intent(AnswerOptions, frozen=True, kw_only=True):
     """What a caller asks for, checked and without a dialect's words. `budget` in microcredits.
 
     A `session` that is None is a new one, which `system_prompt` is for, unless `is_sessionless`. An
@@ -46,11 +40,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     features: Features = PLAIN
     is_sessionless: bool = False
     conversation: tuple[Message, ...] | None = None
-    tools: tuple[ToolDefinition, ...] = ()
-    tool_choice: ToolChoice = AUTO_CHOICE
     max_output_tokens: int | None = None
-    sampling: Sampling = DEFAULT_SAMPLING
-    form: AnswerForm = FREE_TEXT
     webhook: str | None = None
 
     def __post_init__(self) -> None:

@@ -125,6 +125,19 @@ AUTO_CHOICE = ToolChoice()
 DEFAULT_SAMPLING = Sampling()
 FREE_TEXT = AnswerForm()
 
+
+class AnswerOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the caller says of the answer; a part of what is asked, stored and sent to a model.
+
+    `tools` are the caller's own, and `tool_choice` counts where there are any.
+    """
+
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: ToolChoice = AUTO_CHOICE
+    sampling: Sampling = DEFAULT_SAMPLING
+    form: AnswerForm = FREE_TEXT
+
+
 MESSAGES_MAX: Final = 2_000
 PARTS_MAX: Final = 10_000
 IMAGES_MAX: Final = 32

@@ -5,16 +5,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
-from shared.wire.conversation import (
-    AUTO_CHOICE,
-    DEFAULT_SAMPLING,
-    FREE_TEXT,
-    AnswerForm,
-    Message,
-    Sampling,
-    ToolChoice,
-    ToolDefinition,
-)
+from shared.wire.conversation import AnswerOptions, Message
 
 AUTO: Final = "auto"
 # The newest form of a submission that this version can carry out; a worker leaves newer ones in the
@@ -56,14 +47,14 @@ class Features(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 PLAIN: Final = Features()
 
 
-class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Submission(AnswerOptions, frozen=True, kw_only=True, omit_defaults=True):
     """The options of one generation; its message is stored beside it.
 
     `session` is None for a generation without one, which has no history. `model` is a catalogue
     identifier or `auto`; `max_output_tokens` is what the hold pays for; `companion` is this turn's
     own, if it names one. `holds_history`: the hold covers the session's history, which older API
     processes did not hold for. `conversation` is set for an explicit one, which is sent as it
-    stands, without a session; `tools` are the caller's own.
+    stands, without a session.
     """
 
     session: str | None
@@ -75,10 +66,6 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     features: Features = PLAIN
     holds_history: bool = False
     conversation: tuple[Message, ...] | None = None
-    tools: tuple[ToolDefinition, ...] = ()
-    tool_choice: ToolChoice = AUTO_CHOICE
-    sampling: Sampling = DEFAULT_SAMPLING
-    form: AnswerForm = FREE_TEXT
 
 
 # A longer submission is compressed. Plain chat never is: its message is stored elsewhere.

@@ -66,3 +66,19 @@ def test_long_submission_takes_a_fraction_of_its_bytes() -> None:
 def test_what_cannot_be_read_is_an_error(stored: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
         submissions.decode(stored)
+
+
+def test_the_options_of_the_answer_are_stored_where_they_always_were() -> None:
+    """Versions that run side by side read each other's: one flat map, without what is usual."""
+    assert msgspec.msgpack.decode(submissions.encode(_PLAIN)) == {"session": "s", "request_id": "r"}
+    stored = {
+        "session": None,
+        "conversation": [{"role": "user", "parts": [{"type": "text", "text": "Noon?"}]}],
+        "tools": [{"name": "f", "parameters": {"type": "object"}}],
+        "tool_choice": {"mode": "required"},
+        "sampling": {"temperature": 0.5},
+        "form": {"kind": "json_object"},
+    }
+    read = submissions.decode(msgspec.msgpack.encode(stored))
+    assert (read.tool_choice.mode, read.form.kind) == ("required", "json_object")
+    assert msgspec.msgpack.decode(submissions.encode(read)) == stored

@@ -13,19 +13,13 @@ import msgspec
 
 from shared.settings import ModelSettings, Secret
 from shared.wire.conversation import (
-    AUTO_CHOICE,
-    DEFAULT_SAMPLING,
-    FREE_TEXT,
-    AnswerForm,
+    AnswerOptions,
     CallPart,
     ImagePart,
     Message,
     OpaquePart,
     Role,
-    Sampling,
     TextPart,
-    ToolChoice,
-    ToolDefinition,
 )
 from shared.wire.event import ToolResult
 from shared.wire.message import Citation, FinishReason, Media, MediaKind
@@ -96,23 +90,19 @@ def text_message(role: Role, text: str, images: Sequence[Image] = ()) -> ChatMes
     return ChatMessage(role, (*images, TextPart(text)) if text else tuple(images))
 
 
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ChatRequest(AnswerOptions, frozen=True, kw_only=True):
     """One upstream call; `max_tokens` bounds the answer together with its reasoning.
 
     `deep_think` and `web_search` are set only for models that support them by the catalogue;
-    dialects do not check that. `tool_choice` counts where there are tools. `so_far` is the content
-    that the upstream sent before it paused. `repeated` is how far the beginning of this request is
-    likely to be that of the next one, too: its tools, with the system prompt, or with the history
-    as well. `own_texts` are the parts of it that the caller has not written, which no error shows.
+    dialects do not check that. `tools` may be the deployment's. `so_far` is the content that the
+    upstream sent before it paused. `repeated` is how far the beginning of this request is likely to
+    be that of the next one, too: its tools, with the system prompt, or with the history as well.
+    `own_texts` are the parts of it that the caller has not written, which no error shows.
     """
 
     model: ModelSettings
     messages: list[ChatMessage]
     max_tokens: int
-    tools: tuple[ToolDefinition, ...] = ()
-    tool_choice: ToolChoice = AUTO_CHOICE
-    sampling: Sampling = DEFAULT_SAMPLING
-    form: AnswerForm = FREE_TEXT
     deep_think: bool = False
     web_search: bool = False
     so_far: tuple[dict[str, Any], ...] = ()
