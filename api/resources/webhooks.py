@@ -15,7 +15,6 @@ from shared.errors import Code, EgressError, RequestError
 from shared.redis import functions
 from shared.redis.functions import (
     FORMER_SECRET_MS,
-    DeleteWebhookAsk,
     Rate,
     Rejected,
     ReleaseIdempotencyKeyAsk,
@@ -83,8 +82,8 @@ async def load(context: RequestContext) -> Webhook:
 
 async def delete(context: RequestContext) -> None:
     """Delete the account's webhook. Raises RequestError (NOT_FOUND)."""
-    ask = DeleteWebhookAsk(account=context.caller.account.id)
-    if not await functions.delete_webhook(context.state.redis, context.caller.root, ask):
+    caller = context.caller
+    if not await webhooks.delete(context.state.redis, caller.root, caller.account.id):
         raise unknown_webhook()
 
 

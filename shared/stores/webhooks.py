@@ -9,7 +9,7 @@ import msgspec
 
 from shared.redis import functions, keys
 from shared.redis.client import Connection
-from shared.redis.functions import DeliveryLoadAsk, ListDeliveriesAsk
+from shared.redis.functions import DeleteWebhookAsk, DeliveryLoadAsk, ListDeliveriesAsk
 from shared.wire.account_event import CODES, TYPES
 from shared.wire.webhook import ATTEMPTS_KEPT, Delivery, DeliveryState, Webhook, decode_attempt
 
@@ -56,6 +56,19 @@ async def find(redis: Connection, root: str, account: str) -> Webhook | None:
     codes = stored.get("events", "").split()
     fields = stored | {"events": [TYPES.get(code, code) for code in codes]}
     return msgspec.convert(fields, Webhook, strict=False)
+
+
+async def delete(redis: Connection, root: str, account: str) -> bool:
+    """Delete an account's webhook and the deliveries to it; False where there was none.
+
+    The deliveries go piece by piece, and other calls come between.
+    """
+    was_set, offset = False, 0
+    while offset >= 0:
+        ask = DeleteWebhookAsk(account=account, offset=offset)
+        is_deleted, offset = await functions.delete_webhook(redis, root, ask)
+        was_set = was_set or is_deleted
+    return was_set
 
 
 async def page(

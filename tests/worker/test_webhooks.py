@@ -12,12 +12,12 @@ from structlog.testing import capture_logs
 
 from shared.redis import functions, keys
 from shared.redis.functions import (
-    DeleteWebhookAsk,
     ReplayDeliveryAsk,
     RotateWebhookSecretAsk,
     SendTestEventAsk,
 )
 from shared.settings import EgressSettings
+from shared.stores import webhooks
 from shared.wire.webhook import new_secret
 from tests.support import waiting
 from tests.support.redis_functions import RedisFunctions
@@ -359,7 +359,7 @@ async def test_a_delivery_is_replayed_with_its_id_to_where_the_webhook_is_now(
     assert now.ids == before.ids == [delivery.id]
     unknown = msgspec.structs.replace(ask, id="other")
     assert await functions.replay_delivery(*place, unknown) == "unknown"
-    await functions.delete_webhook(*place, DeleteWebhookAsk(account="ann"))
+    await webhooks.delete(*place, "ann")
     again = msgspec.structs.replace(ask, request="R-2")
     assert await functions.replay_delivery(*place, again) == "unknown"
 
@@ -388,9 +388,8 @@ async def test_a_deleted_webhook_takes_its_deliveries_with_it(
     await scene.end_one(webhook_url=own.url)
     deliverer = scene.deliverer()
     await scene.deliver(deliverer)
-    ask = DeleteWebhookAsk(account="ann")
-    assert await functions.delete_webhook(scene.queue.redis, scene.queue.root, ask)
-    assert not await functions.delete_webhook(scene.queue.redis, scene.queue.root, ask)
+    assert await webhooks.delete(scene.queue.redis, scene.queue.root, "ann")
+    assert not await webhooks.delete(scene.queue.redis, scene.queue.root, "ann")
     [left] = await scene.deliveries()
     assert left.url == own.url
     await scene.end_one()

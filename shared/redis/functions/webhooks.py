@@ -47,14 +47,19 @@ async def rotate_webhook_secret(redis: Connection, root: str, ask: RotateWebhook
 
 
 class DeleteWebhookAsk(Ask, frozen=True, kw_only=True):
-    """Whose webhook to delete."""
+    """Whose webhook to delete; `offset` is 0 at first, then what the call before returned."""
 
     account: str
+    offset: int
 
 
-async def delete_webhook(redis: Connection, root: str, ask: DeleteWebhookAsk) -> bool:
-    """Delete an account's webhook and the deliveries to it; False where there was none."""
-    return text_of(await invoke(redis, "delete_webhook", root, ask)) == "deleted"
+async def delete_webhook(redis: Connection, root: str, ask: DeleteWebhookAsk) -> tuple[bool, int]:
+    """Delete an account's webhook and some of the deliveries to it.
+
+    Return whether there was one, and the offset of the next piece, -1 after the last.
+    """
+    answer, following = await invoke(redis, "delete_webhook", root, ask)
+    return text_of(answer) == "deleted", int(following)
 
 
 class SendTestEventAsk(Ask, frozen=True, kw_only=True):
