@@ -6,10 +6,11 @@ its Idempotency-Key, a download after its last whole line, a cancel as it was. C
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +39,9 @@ _LINES_A_BLOCK: Final = 200
 class BatchClient:
     """A front as a process, and one account that uses it. A context manager: leaving it ends it."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, programs: Sequence[tuple[str, ...]]) -> None:
         self._scene = scene
+        self._next_program = itertools.cycle(programs)
         self._port = processes.free_port()
         self._url = f"http://127.0.0.1:{self._port}"
         self._stack = AsyncExitStack()
@@ -71,10 +73,7 @@ class BatchClient:
         await self._stack.aclose()
 
     async def _start(self) -> None:
-        words = ["api", "--port", str(self._port)]
-        self._front = self._stack.enter_context(
-            Process(words, self._scene.environment, Path(os.devnull))
-        )
+        self._front = self.start(f"api --port {self._port}", next(self._next_program))
 
         async def is_ready() -> bool:
             with contextlib.suppress(httpx.TransportError):
@@ -82,6 +81,11 @@ class BatchClient:
             return False
 
         await waiting.until(is_ready, _READY_SECONDS, what="the front")
+
+    def start(self, words: str, program: tuple[str, ...]) -> Process:
+        """Start a process, which ends with this client."""
+        process = Process(words.split(), self._scene.environment, Path(os.devnull), program=program)
+        return self._stack.enter_context(process)
 
     async def kill(self, moment: Moment) -> None:
         """Kill the process with SIGKILL and start another in its place."""

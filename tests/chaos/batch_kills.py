@@ -5,12 +5,15 @@ syncs each write; each of the three kinds is killed so often with SIGKILL and st
 front in turn during an upload, a download and a cancel, a worker and the server after each share of
 the batch. At the end there is one batch, each item is answered in its place and was delivered once
 in either order, each cancelled batch has ended, and the ledger says what all of it cost. Prints
-what it found, and how many further calls of the upstream were made.
+what it found, and how many further calls of the upstream were made. With `--old PATH` each other
+process is of that checkout, so that both versions work on the same batch.
 """
 
 import asyncio
+import itertools
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import uvloop
@@ -22,12 +25,13 @@ from tests.chaos import batch_run
 from tests.chaos.batch_api_kills import MOMENTS, BatchClient, Moment
 from tests.chaos.evidence import Finding
 from tests.chaos.scene import Scene, running_scene
-from tests.chaos.worker_pool import WorkerChild
 from tests.support import command_line, waiting
+from tests.support.processes import Process
 
 Order = Literal["input", "finished"]
 ITEMS: Final = 20_000
 KILLS: Final = 5
+_OWN_PROGRAM: Final = (sys.executable, "-m")
 _CHORE_SECONDS: Final = 30.0
 _GIVE_UP_SECONDS: Final = 600.0
 _WORKERS: Final = 2
@@ -44,22 +48,24 @@ class Kills(NamedTuple):
     of_fronts: Counter[Moment]
 
 
-async def run(count: int = ITEMS, kills: int = KILLS) -> Kills:
+async def run(count: int = ITEMS, kills: int = KILLS, old: Path | None = None) -> Kills:
     """Run a batch with so many kills of fronts, of workers, and of Redis."""
+    programs = [_OWN_PROGRAM] if old is None else [(str(old / ".venv/bin/pollux"),), _OWN_PROGRAM]
     async with (
         running_scene(_WORKER, words=(1, 2), pace=(0.0, 0.0), durability="fsync") as scene,
-        BatchClient(scene) as client,
+        BatchClient(scene, programs) as client,
     ):
         moments = [MOMENTS[number % len(MOMENTS)] for number in range(kills)]
         batch = await client.upload("the batch", count, moments.count("upload"))
-        workers = [scene.pool.fork_worker((), {}) for _ in range(_WORKERS)]
-        for worker in workers:
-            await scene.pool.until_ready(worker)
+        next_program = itertools.cycle(programs)
+        workers = [client.start("worker", next(next_program)) for _ in range(_WORKERS)]
         delivered: dict[Order, list[Any]] = {"input": [], "finished": []}
         async with asyncio.TaskGroup() as group:
             for order, lines in delivered.items():
                 group.create_task(client.download(batch, order, lines))
-            workers = await _kill_while_it_runs(scene, client, batch, count, kills, workers)
+            for number in range(kills):
+                workers.append(client.start("worker", next(next_program)))
+                await _kill_each(scene, client, batch, count, (number, kills), workers.pop(0))
         calls = len(scene.evidence.upstream_calls)
         cancelled = [
             await _cancelled(scene, client, count // 4, number)
@@ -70,7 +76,6 @@ async def run(count: int = ITEMS, kills: int = KILLS) -> Kills:
         found += await _list_faults(client, batch, len(cancelled))
         for worker in workers:
             worker.kill()
-            await worker.ended()
         with scene.server.raw_client() as raw_client:
             where = (scene.settings.redis, scene.root, client.account, batch)
             found += batch_run.findings(raw_client, *where, count, spent=await client.used())
@@ -79,30 +84,24 @@ async def run(count: int = ITEMS, kills: int = KILLS) -> Kills:
         return Kills(found, calls - count, client.kills)
 
 
-async def _kill_while_it_runs(
+async def _kill_each(
     scene: Scene,
     client: BatchClient,
     batch: str,
     count: int,
-    kills: int,
-    workers: list[WorkerChild],
-) -> list[WorkerChild]:
-    """Kill a worker, the server and, in a third of the rounds, the front; return the workers."""
-    for number in range(kills):
-        await _until_ended(
-            scene, client.account, batch, count * (2 * number + 1) // (2 * kills + 1)
-        )
-        workers[0].kill()
-        await workers[0].ended()
-        workers = [*workers[1:], scene.pool.fork_worker((), {})]
-        if MOMENTS[number % len(MOMENTS)] == "download":
-            await client.kill_in_download(batch)
-        await _until_ended(
-            scene, client.account, batch, count * (2 * number + 2) // (2 * kills + 1)
-        )
-        scene.server.kill()
-        await asyncio.to_thread(scene.server.start)
-    return workers
+    round_: tuple[int, int],
+    worker: Process,
+) -> None:
+    """Kill a worker, the server and, in a third of the rounds, the front."""
+    number, kills = round_
+    shares = [count * (2 * number + half) // (2 * kills + 1) for half in (1, 2)]
+    await _until_ended(scene, client.account, batch, shares[0])
+    worker.kill()
+    if MOMENTS[number % len(MOMENTS)] == "download":
+        await client.kill_in_download(batch)
+    await _until_ended(scene, client.account, batch, shares[1])
+    scene.server.kill()
+    await asyncio.to_thread(scene.server.start)
 
 
 async def _cancelled(scene: Scene, client: BatchClient, count: int, number: int) -> list[Finding]:
@@ -179,9 +178,10 @@ def main() -> int:
     parser.add_argument(
         "--kills", type=int, default=KILLS, help="of fronts, of workers, and of Redis"
     )
+    parser.add_argument("--old", type=Path, help="folder of a checkout with its .venv")
     options = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        done = runner.run(run(options.items, options.kills))
+        done = runner.run(run(options.items, options.kills, options.old))
     sys.stdout.writelines(f"{finding}\n" for finding in done.findings[:20])
     sys.stdout.write(
         f"{options.items} items, {options.kills} kills of workers and of Redis, of fronts "

@@ -113,8 +113,8 @@ def findings(
         for one in results
         if one is not None and not _is_answer(account, one)
     ]
-    record = raw_client.fields(keys.BATCH(root, account, BATCH))
-    if int(record.get("copies_completed", 0)) != len(_copies(count)):
+    record = raw_client.fields(keys.BATCH(root, account, batch))
+    if int(record.get("copies_completed", 0)) != (len(_copies(count)) if batch == BATCH else 0):
         found.append(Finding("I1", account, f"copies are not counted with their items: {record}"))
     totals = raw_client.fields(keys.ACCOUNT_TOTALS(root, account))
     charged = sum(one.captured for one in results if one is not None)

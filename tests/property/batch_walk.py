@@ -8,15 +8,18 @@ has one result, that of its last run, and what it cost is in the ledger once.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Coroutine
-from typing import Any, Final, Literal, TypeVar
+from types import SimpleNamespace
+from typing import Any, Final, Literal, TypeVar, cast
 
 import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from typing_extensions import override
 
+from api.resources import batch_results
+from api.resources.batch_results import ResultsWanted
 from shared import ids
 from shared.batches.feed import BatchFeeder
 from shared.clock import SystemClock
@@ -26,6 +29,7 @@ from shared.redis.client import Redis
 from shared.redis.functions import Claimed, EndedChunk, Enqueued
 from shared.settings import RedisSettings, Settings
 from shared.stores import batches
+from shared.stores.batches import BatchRef, BatchResults
 from shared.tiers import LimitSettings
 from shared.wire.batch import ItemResult, unpack_results
 from shared.wire.batch_copies import Copy
@@ -35,6 +39,8 @@ from tests.support.redis_functions import CHANNELS, KEEP, RedisFunctions, Ticket
 from tests.support.redis_server import Server
 from tests.support.stored_batches import in_chunks, item
 from worker.batches import packer
+from worker.batches.work import BatchWork
+from worker.chores import batches as chore
 
 T = TypeVar("T")
 _ANN: Final = "ann"
@@ -44,6 +50,9 @@ _DOWN: Final = Failure(
 )
 _WINDOW: Final = 6
 _PLENTY: Final = 1_000_000
+_HOUR_MS: Final = 3_600_000
+# Everything that is not kept for days is due.
+_SOON_MS: Final = 60_000
 
 
 class BatchWalk(RuleBasedStateMachine):
@@ -78,6 +87,9 @@ class BatchWalk(RuleBasedStateMachine):
         self.made = 0
         self.stale: list[tuple[functions.EnqueueItemsAsk, bytes]] = []
         self.read: list[tuple[functions.PackChunkAsk, bytes]] = []
+        # What a client that reads in the order of finishing has: up to where, and by line.
+        self.cursors: Counter[str] = Counter()
+        self.delivered: defaultdict[str, dict[int, ItemResult]] = defaultdict(dict)
         self.run(library.load(self.redis))
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -274,6 +286,77 @@ class BatchWalk(RuleBasedStateMachine):
             )
             self.act(functions.end_open_items(redis, root, end))
 
+    @rule()
+    def feed_without_memory(self) -> None:
+        """Redis is short of memory for batches: they pause, until the next feeder finds memory."""
+        found = self.run(self._read_plan(3))
+        if found is not None:
+            ask = msgspec.structs.replace(found[0], is_memory_short=True)
+            self.act(functions.enqueue_items(self.redis, self.root, ask, found[1]))
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def limit(self, data: st.DataObject) -> None:
+        """A batch may spend no more than it has, and goes on until it finds that."""
+        batch = data.draw(st.sampled_from(sorted(self.batches)))
+        ask = functions.ResumeBatchAsk(account=_ANN, batch=batch, max_credits=1)
+        self.act(functions.resume_batch(self.redis, self.root, ask))
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def pass_deadline(self, data: st.DataObject) -> None:
+        """A batch's time is over: the chore stops it, and its items with it."""
+        batch = data.draw(st.sampled_from(sorted(self.batches)))
+        name = keys.BATCH(self.root, _ANN, batch)
+        state = self.run(self.redis.call("HGET", name, "state"))
+        if state.decode() in _ENDED:
+            return
+        self.run(self.redis.call("HSET", name, "deadline", 1))
+        stop = functions.StopBatchAsk(account=_ANN, batch=batch, stop="expired")
+        self.act(functions.stop_batch(self.redis, self.root, stop))
+
+    @rule()
+    def look_after(self) -> None:
+        """The chore does all that is due, whatever else is under way."""
+        work = BatchWork(self.redis, self.settings, SystemClock())
+        soon = SystemClock().now_ms() + _SOON_MS
+        self.act(chore.look_after(self.redis, self.settings.redis, work, soon))
+
+    @rule(ms=st.sampled_from([-_HOUR_MS, _HOUR_MS]))
+    def step_clock(self, ms: int) -> None:
+        """The clock is set forward, or back: all times stored before are that much ahead."""
+        for key in (keys.BATCH_WORK, keys.BATCH_CHUNKS_TO_PACK, keys.LEASES, keys.DEFERRED):
+            name = key(self.root)
+            for member in self.run(self.redis.call("ZRANGE", name, 0, -1)):
+                self.run(self.redis.call("ZINCRBY", name, ms, member))
+        totals = keys.ACCOUNT_TOTALS(self.root, _ANN)
+        if self.run(self.redis.call("HEXISTS", totals, "batch_feeding")):
+            self.run(self.redis.call("HINCRBY", totals, "batch_feeding", ms))
+        self.run(self.redis.call("HINCRBY", keys.CLOCKS(self.root), "reaped", ms))
+        self.act(self.queue.reap(crashes_max=2, gap_ms=1_000))
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def read_in_order_of_finishing(self, data: st.DataObject) -> None:
+        """A client reads on from the last end that it has."""
+        batch = data.draw(st.sampled_from(sorted(self.batches)))
+        self.act(self._read_on(batch))
+
+    async def _read_on(self, batch: str) -> None:
+        ref = BatchRef(self.root, _ANN, batch)
+        found = await batches.find(self.redis, ref)
+        assert found is not None
+        wanted = ResultsWanted("finished", self.cursors[batch], False, None, False)
+        state = SimpleNamespace(redis=self.redis, batch_results=BatchResults(self.redis))
+        context = cast("Any", SimpleNamespace(state=state))
+        download = batch_results._Download(context, ref, wanted, lambda *_: b"")
+        async for ended in download._items_by_finishing(found, self.cursors[batch]):
+            for one in ended:
+                assert one.seq is not None
+                assert one.seq > self.cursors[batch]
+                self.cursors[batch] = one.seq
+                self.delivered[batch][one.result.line] = one.result
+
     @rule(is_kept=st.booleans(), is_repeat=st.booleans())
     def pack(self, *, is_kept: bool, is_repeat: bool) -> None:
         """Pack chunks whose items have ended, or only read them and pack them later."""
@@ -321,7 +404,11 @@ class BatchWalk(RuleBasedStateMachine):
         ask = functions.DeleteBatchAsk(account=_ANN, batch=batch)
         if self.act(functions.delete_batch(self.redis, self.root, ask)) == "deleting":
             self._delete_pieces(batch)
-            del self.batches[batch]
+            self._forget(batch)
+
+    def _forget(self, batch: str) -> None:
+        for known in (self.batches, self.cursors, self.delivered):
+            known.pop(batch, None)
 
     def _delete_pieces(self, batch: str) -> None:
         ask = functions.DeleteBatchPiecesAsk(account=_ANN, batch=batch)
@@ -407,9 +494,14 @@ class BatchWalk(RuleBasedStateMachine):
         assert {state: counts[state] for state in _ENDED} == dict.fromkeys(_ENDED, 0) | dict(
             states + copied
         ), record
+        await self._read_on(batch)
+        # Whenever the client read, it has each item's last end.
+        assert {line: one.seq for line, one in self.delivered[batch].items()} == {
+            one.line: one.seq for one in found if one
+        }
         for one, is_right in zip(found, lines, strict=True):
             assert one is not None
             if one.state == "completed":
                 text = decode_assistant(one.answer).content
                 assert self.answers[text.split(" ")[0]] == text
-            assert is_right or one.state in {"failed", "cancelled"}
+            assert is_right or one.state in {"failed", "cancelled", "expired"}

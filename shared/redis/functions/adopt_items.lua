@@ -7,9 +7,16 @@
 
 local SCANNED = 128
 
+-- Most items are open, and a window of numbers is scanned in one step.
+local function is_open(root, account, id)
+  local stage = redis.pcall('HGET', generation_key(root, account, id), 'stage')
+  local next_stages = type(stage) == 'string' and TRANSITIONS[stage]
+  return next_stages and next(next_stages) ~= nil
+end
+
 local function adopt(root, account, id)
+  if is_open(root, account, id) then return end
   local record = load_generation(root, account, id)
-  if record and not is_final(record) then return end
   local item = batches.find_item(root, account, id, record or {})
   if not item then return end
   local message = redis.call('HGET', turns_key(root, account, id, '0'), '1:a')
