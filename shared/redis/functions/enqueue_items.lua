@@ -58,7 +58,7 @@ local function store_item(root, ask, record, entry, offset, number, now)
 end
 
 -- Gives items their places in the queue, each list in one command, and wakes a worker for each.
-local function place_items(root, ask, record, placed)
+local function place_items(root, ask, placed)
   local account = ask.account
   redis.call('ZADD', deadlines_key(root), unpack(placed.deadlines))
   redis.call('ZADD', unfinished_key(root, account, 'batch'), unpack(placed.ids))
@@ -104,7 +104,7 @@ local function take(root, ask, record, count, queued, now)
       placed.wires[entry.wire] = (placed.wires[entry.wire] or 0) + 1
     end
   end
-  if queued > 0 then place_items(root, ask, record, placed) end
+  if queued > 0 then place_items(root, ask, placed) end
   record.open, record.held = record.open + queued, record.held + held
   -- Only failures run again.
   if ask.run > 1 then record.failed = record.failed - queued end
