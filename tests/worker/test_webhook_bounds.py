@@ -11,6 +11,7 @@ from shared.redis import functions, keys
 from shared.redis.functions import (
     EndDeliveryAsk,
     Outcome,
+    ReplayDeliveryAsk,
     RotateWebhookSecretAsk,
     TakeDeliveriesAsk,
     TakenDelivery,
@@ -204,3 +205,29 @@ async def test_a_webhook_with_many_deliveries_is_deleted_piece_by_piece(
     left = await scene.deliveries()
     assert [each.url for each in left] == ["https://example.org/"] * 9
     assert await redis.call("HGET", keys.WEBHOOK(root, "ann"), "open") == b"9"
+
+
+async def test_a_repeated_replay_sends_nothing_though_another_came_since(
+    scene: WebhookScene,
+) -> None:
+    redis, root = scene.queue.redis, scene.queue.root
+    await scene.set_webhook("https://example.com/hook")
+    await scene.end_one()
+    [taken] = await _take(scene)
+    await _end(scene, taken, "delivered")
+    await redis.call("HSET", keys.IDEMPOTENCY(root, "ann", "hash"), "api_key", "first")
+    for request, key, count in (("first", "hash", 1), ("second", None, 1), ("first", "hash", 0)):
+        ask = ReplayDeliveryAsk(
+            account="ann",
+            id=taken.id,
+            request=request,
+            give_up_ms=86_400_000,
+            keep_ms=86_400_000,
+            idempotency=key,
+        )
+        assert await functions.replay_delivery(redis, root, ask) == "replayed"
+        again = await _take(scene)
+        assert [each.id for each in again] == [taken.id] * count
+        for each in again:
+            await _end(scene, each, "delivered")
+    await redis.call("DEL", keys.IDEMPOTENCY(root, "ann", "hash"))
