@@ -161,18 +161,7 @@ def results(
         )
     display = Display(is_live=wait and are_answers_apart(output))
     with answer_file(output, order, overwrite=overwrite) as answers:
-        if filters and answers.batch_id is not None:
-            raise RequestError(
-                f"{output} has answers already: choose another file for a part of them, or "
-                "replace this one with --overwrite.",
-                Code.INVALID_FIELDS,
-            )
-        if answers.batch_id not in {None, batch_id}:
-            raise RequestError(
-                f"{output} has answers of batch {answers.batch_id}: choose another file, or "
-                "replace this one with --overwrite.",
-                Code.INVALID_FIELDS,
-            )
+        _check_file(answers, batch_id, is_part=bool(filters))
         answers.begin(batch_id)
         session = _Results(batch_id, answers, display)
         work = session.follow(where) if wait else session.read(where, filters)
@@ -182,6 +171,22 @@ def results(
             display.note(f"  go on:   {outcome.results_command(batch_id, output, order)}")
             display.note(f"  stop it: pollux batch cancel {batch_id}")
     return session.exit_code if signum is None else shutdown.exit_code_of(signum)
+
+
+def _check_file(answers: Answers, batch_id: str, *, is_part: bool) -> None:
+    """Raise RequestError where a file has answers that these do not continue."""
+    if is_part and answers.batch_id is not None:
+        raise RequestError(
+            f"{answers.path} has answers already: choose another file for a part of them, or "
+            "replace this one with --overwrite.",
+            Code.INVALID_FIELDS,
+        )
+    if answers.batch_id not in {None, batch_id}:
+        raise RequestError(
+            f"{answers.path} has answers of batch {answers.batch_id}: choose another file, or "
+            "replace this one with --overwrite.",
+            Code.INVALID_FIELDS,
+        )
 
 
 class _Results:

@@ -83,11 +83,8 @@ def run(
         folder: State folder of that `pollux up`; its API key is used if POLLUX_API_KEY is not set.
 
     """
-    if delimiter == "\\t":
-        delimiter = "\t"
     check_text(template or "")
-    if len(delimiter) != 1:
-        raise RequestError("--delimiter is one character.", Code.INVALID_FIELDS)
+    delimiter = _one_character(delimiter)
     if json and output is None and not detach and not estimate:
         raise RequestError(
             "--json prints on standard output, so the answers need a file: -o.", Code.INVALID_FIELDS
@@ -105,11 +102,20 @@ def run(
             file = answer_file(output, order, overwrite=overwrite)
             answers = stack.enter_context(file)
         session = _Session(target, display, prompts, options, answers, is_new=new, as_json=json)
-        work = session.run()
-        signum = asyncio.run(shutdown.run_until_stopped(work, SystemClock()))
-        if signum is not None:
-            session.note_interrupted(source)
-        return session.exit_code if signum is None else shutdown.exit_code_of(signum)
+        signum = asyncio.run(shutdown.run_until_stopped(session.run(), SystemClock()))
+        if signum is None:
+            return session.exit_code
+        session.note_interrupted(source)
+        return shutdown.exit_code_of(signum)
+
+
+def _one_character(delimiter: str) -> str:
+    """Return what separates cells; a tab may be written as an escape. Raises RequestError."""
+    if delimiter == "\\t":
+        return "\t"
+    if len(delimiter) != 1:
+        raise RequestError("--delimiter is one character.", Code.INVALID_FIELDS)
+    return delimiter
 
 
 def _check_apart(prompts: Prompts, output: Path | None) -> None:
