@@ -3,8 +3,10 @@
 from typing import Final
 
 import pytest
+from typing_extensions import override
 
 from api.dialects.kolbo.links import LINKS
+from shared.clock import SystemClock
 from tests.api.kombify_client import AI, TIME, chat, payload, refused
 from tests.support.api_client import ApiClient, Json
 from tests.support.system import System
@@ -74,8 +76,17 @@ async def test_wrong_parameters_are_refused(api: ApiClient, query: str, named: s
     assert named in refused(answer, 400, "INVALID_FIELDS")["message"]
 
 
-async def test_an_old_cursor_is_told_that_events_may_be_missing(api: ApiClient) -> None:
-    assert (await _feed(api, after="1000-0"))["has_gap"]
+class _NextYear(SystemClock):
+    @override
+    def now_ms(self) -> int:
+        return super().now_ms() + 365 * 86_400_000
+
+
+async def test_a_reader_with_an_old_cursor_learns_that_events_may_be_missing(
+    system: System,
+) -> None:
+    await system.front(_NextYear())
+    assert (await _feed(await system.customer(), after="1000-0"))["has_gap"]
 
 
 async def test_the_feed_needs_the_scope_read(system: System) -> None:
