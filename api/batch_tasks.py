@@ -80,4 +80,4 @@ async def _logged(work: Coroutine[None, None, object]) -> None:
     try:
         await work
     except PolluxError as error:
-        logs.logger().warning("work for batches is left to the chore", error=error.message)
+        logs.logger().warning("work for batches is left to the workers", error=error.message)

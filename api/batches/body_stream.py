@@ -93,7 +93,7 @@ class BodyStream:
         return max(0, self._length - self._received) / speed if self._length and speed else None
 
     def end(self, error: PolluxError) -> None:
-        """Read no further: whoever reads gets this error."""
+        """Read no further, and raise this error in the reader."""
         self._error = self._error or error
         if self._timeout is not None:
             self._timeout.reschedule(asyncio.get_running_loop().time())

@@ -2,8 +2,8 @@
 
 Owns that one worker does each thing once at a time: for each account one feeder, for each partition
 one packer, for each batch one `advance`. A settlement asks for work in its reply; where that reply
-or this process was lost, the chore `batches` finds what is due. Errors are logged, never raised,
-since nobody waits.
+or this process was lost, `chores/batches.py` finds what is due. Errors are logged, never raised: no
+caller waits for the work.
 """
 
 import asyncio
@@ -142,8 +142,8 @@ class BatchWork:
                 if name not in self._again:
                     return
         except PolluxError as error:
-            logs.logger().warning("work for batches is left to the chore", error=error.message)
-        except Exception:  # noqa: BLE001  the chore does it again
+            logs.logger().warning("work for batches is left to the next look", error=error.message)
+        except Exception:  # noqa: BLE001  the next look does it again
             logs.logger().exception("work for batches failed")
         finally:
             del self._running[name]
